@@ -1,0 +1,78 @@
+//! An agent's load, as it rides on every response: ORCA's `TEXT` form,
+//! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What an agent says of itself. Utilizations are fractions of what the agent may use, 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadReport {
+    /// CPU in use, 0 to 1 of all CPUs.
+    pub cpu: f64,
+    /// Memory in use, 0 to 1 of the agent's memory.
+    pub memory: f64,
+    /// Calls that run or wait at the agent.
+    pub inflight: u64,
+    /// Of these, calls that wait.
+    pub queued: u64,
+}
+
+/// Why a text is no load report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an ORCA load report: {0}")]
+pub struct InvalidReport(String);
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TEXT cpu_utilization={:.3}, mem_utilization={:.3}, named_metrics.inflight={}, named_metrics.queued={}",
+            self.cpu, self.memory, self.inflight, self.queued
+        )
+    }
+}
+
+impl FromStr for LoadReport {
+    type Err = InvalidReport;
+
+    /// Reads the known fields and passes over others, as the standard asks. Utilizations are clamped to 0..=1.
+    fn from_str(text: &str) -> Result<Self, InvalidReport> {
+        let rest = text.trim().strip_prefix("TEXT ").ok_or_else(|| InvalidReport(format!("no TEXT prefix in {text:?}")))?;
+        let mut report = Self::default();
+        for pair in rest.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| InvalidReport(format!("no '=' in {pair:?}")))?;
+            let number: f64 = value.trim().parse().map_err(|_| InvalidReport(format!("{value:?} of {key} is no number")))?;
+            if !number.is_finite() || number < 0.0 {
+                return Err(InvalidReport(format!("{key} is {number}")));
+            }
+            match key.trim() {
+                "cpu_utilization" => report.cpu = number.min(1.0),
+                "mem_utilization" => report.memory = number.min(1.0),
+                "named_metrics.inflight" => report.inflight = number as u64,
+                "named_metrics.queued" => report.queued = number as u64,
+                _ => {}
+            }
+        }
+        Ok(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_foreign_fields() {
+        let report = LoadReport { cpu: 0.25, memory: 0.5, inflight: 3, queued: 1 };
+        assert_eq!(report.to_string().parse(), Ok(report));
+        let foreign = "TEXT cpu_utilization=1.7,rps_fractional=10, named_metrics.queued=2";
+        assert_eq!(foreign.parse(), Ok(LoadReport { cpu: 1.0, queued: 2, ..LoadReport::default() }));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in ["", "JSON {}", "TEXT cpu_utilization", "TEXT cpu_utilization=x", "TEXT cpu_utilization=NaN", "TEXT mem_utilization=-1"] {
+            assert!(bad.parse::<LoadReport>().is_err(), "{bad:?} was taken");
+        }
+    }
+}
