@@ -97,7 +97,12 @@ pub struct ErrorBody {
 
 impl ErrorBody {
     /// An error of OpenLambda's own.
-    pub fn new(component: Component, reason: Reason, message: impl Into<String>, request_id: impl Into<String>) -> Self {
+    pub fn new(
+        component: Component,
+        reason: Reason,
+        message: impl Into<String>,
+        request_id: impl Into<String>,
+    ) -> Self {
         Self {
             component,
             reason,

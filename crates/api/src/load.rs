@@ -37,11 +37,18 @@ impl FromStr for LoadReport {
 
     /// Reads the known fields and passes over others, as the standard asks. Utilizations are clamped to 0..=1.
     fn from_str(text: &str) -> Result<Self, InvalidReport> {
-        let rest = text.trim().strip_prefix("TEXT ").ok_or_else(|| InvalidReport(format!("no TEXT prefix in {text:?}")))?;
+        let rest = text
+            .trim()
+            .strip_prefix("TEXT ")
+            .ok_or_else(|| InvalidReport(format!("no TEXT prefix in {text:?}")))?;
         let mut report = Self::default();
         for pair in rest.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| InvalidReport(format!("no '=' in {pair:?}")))?;
-            let number: f64 = value.trim().parse().map_err(|_| InvalidReport(format!("{value:?} of {key} is no number")))?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| InvalidReport(format!("no '=' in {pair:?}")))?;
+            let number: f64 = value
+                .trim()
+                .parse()
+                .map_err(|_| InvalidReport(format!("{value:?} of {key} is no number")))?;
             if !number.is_finite() || number < 0.0 {
                 return Err(InvalidReport(format!("{key} is {number}")));
             }
@@ -71,7 +78,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "JSON {}", "TEXT cpu_utilization", "TEXT cpu_utilization=x", "TEXT cpu_utilization=NaN", "TEXT mem_utilization=-1"] {
+        for bad in [
+            "",
+            "JSON {}",
+            "TEXT cpu_utilization",
+            "TEXT cpu_utilization=x",
+            "TEXT cpu_utilization=NaN",
+            "TEXT mem_utilization=-1",
+        ] {
             assert!(bad.parse::<LoadReport>().is_err(), "{bad:?} was taken");
         }
     }

@@ -24,7 +24,9 @@ pub enum InvalidName {
     #[error("the handler name has {0} bytes; at most {MAX_LEN} are allowed")]
     TooLong(usize),
     /// A byte outside the set.
-    #[error("the handler name {0:?} has a character other than letters, digits, '.', '_' and '-', or begins or ends with other than a letter or digit")]
+    #[error(
+        "the handler name {0:?} has a character other than letters, digits, '.', '_' and '-', or begins or ends with other than a letter or digit"
+    )]
     Charset(String),
 }
 
@@ -84,7 +86,8 @@ mod tests {
 
     #[test]
     fn names_are_single_path_components() {
-        for bad in ["", ".", "..", "a/b", "a/../b", "a%00", "a\0", "-a", "a-", "ä", "a b", &"x".repeat(300)] {
+        for bad in ["", ".", "..", "a/b", "a/../b", "a%00", "a\0", "-a", "a-", "ä", "a b", &"x".repeat(300)]
+        {
             assert!(HandlerName::parse(bad).is_err(), "{bad:?} was taken");
         }
         for good in ["a", "hello", "A.b_c-1", &"x".repeat(MAX_LEN)] {

@@ -1,0 +1,55 @@
+//! SOCK sandboxes on Linux.
+//!
+//! ```text
+//! agent ──spawn──► spawner ──clone──► nursery (pid 1 of its namespace)
+//!   │                                   ├─ Zygote   (own user namespace, mounts, seccomp)   ◄─ fork requests, one socket
+//!   │                                   ├─ sandbox  (born of a Zygote by clone3, child of the nursery)
+//!   └──── one stream per sandbox ────── ┴─ sandbox …
+//! ```
+//!
+//! - [`prepare`] runs before any thread exists: private mount namespace, base root, own cgroups, sweep of what a killed agent left.
+//! - The *nursery* is pid 1 of a pid namespace that holds every Zygote and sandbox: when the agent dies, however, its end of
+//!   a socket closes, the nursery exits, and the kernel kills all of them. It reaps, and reports how each ended.
+//! - A *Zygote* is a single-threaded interpreter in a one-root mount namespace. A sandbox is one `clone3` of it; the child
+//!   inherits the mounts, adds its own on top and drops everything ([`child`]).
+//!
+//! This crate knows neither HTTP nor Kubernetes nor Python packages. It is, with the few calls of the native extension, the only one
+//! with `unsafe`; all of it is in [`sys`].
+
+pub mod child;
+mod child_filter;
+pub mod fdpass;
+pub mod fork_request;
+pub mod sys;
+
+#[cfg(feature = "agent")]
+mod base;
+#[cfg(feature = "agent")]
+pub mod cgroup;
+#[cfg(feature = "agent")]
+mod host;
+#[cfg(feature = "agent")]
+mod limits;
+#[cfg(feature = "agent")]
+mod messages;
+#[cfg(feature = "agent")]
+mod nursery;
+#[cfg(feature = "agent")]
+mod sandbox;
+#[cfg(feature = "agent")]
+mod seccomp;
+#[cfg(feature = "agent")]
+mod spawner;
+#[cfg(feature = "agent")]
+mod zygote;
+
+#[cfg(feature = "agent")]
+pub use {
+    base::Base,
+    host::{Host, HostConfig, PrepareError, prepare},
+    limits::Limits,
+    nursery::{Nursery, StartError},
+    sandbox::{Exit, Sandbox, SandboxHandle, SandboxSpec},
+    spawner::spawner_main,
+    zygote::{ForkError, Zygote},
+};

@@ -1,0 +1,52 @@
+//! What agent and nursery say to each other: JSON records, as they are few.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How the nursery starts Zygotes; its argument on the command line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NurseryConfig {
+    /// The composed base root.
+    pub root: PathBuf,
+    /// The interpreter, inside the root.
+    pub python: PathBuf,
+}
+
+/// From the agent. Descriptors of a start: the Zygote's control socket, its stdout, its stderr, files to join its cgroup by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToNursery {
+    /// Start a Zygote.
+    StartZygote {
+        /// The agent's number for it.
+        id: u64,
+        /// The host's user id that is its root.
+        base_uid: u32,
+    },
+}
+
+/// From the nursery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FromNursery {
+    /// The Zygote runs; a pidfd goes with it.
+    Started {
+        /// The number of the request.
+        id: u64,
+        /// Its pid in the nursery.
+        pid: i32,
+    },
+    /// It could not be started.
+    Failed {
+        /// The number of the request.
+        id: u64,
+        /// Why.
+        error: String,
+    },
+    /// A Zygote or sandbox has ended and its pid namespace is empty.
+    Exited {
+        /// Its pid in the nursery.
+        pid: i32,
+        /// As `wait` gave it.
+        status: i32,
+    },
+}

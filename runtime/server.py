@@ -1,0 +1,225 @@
+"""What answers calls inside a sandbox.
+
+The agent speaks over one stream, in frames: a 16-byte little-endian header `seq, kind, meta length, body length`, then the meta (JSON)
+and the body. A reply has a status in place of the kind. Only what the interpreter has loaded anyway is imported here: what a
+handler does not ask for, it does not pay for.
+"""
+
+import importlib.machinery
+import json
+import marshal
+import os
+import struct
+import sys
+import time
+import traceback
+import types
+
+LOAD, CALL, COMPILE = 1, 2, 3
+OK, EXCEPTION, BAD_EVENT, BAD_RESULT, LOAD_FAILED = 0, 1, 2, 3, 4
+
+HEADER = struct.Struct("<IIII")
+# NaN and infinities are not JSON, whatever Python's writer says by default.
+encode = json.JSONEncoder(allow_nan=False).encode
+decode = json.JSONDecoder().decode
+DEFAULT_ENTRYPOINT = "lambda_func.handler"
+
+
+def serve(stream):
+    """Answers frames until the agent closes the stream. Never returns to the Zygote's code."""
+    status = 1
+    try:
+        Server(stream).run()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+class Server:
+    def __init__(self, stream):
+        self.stream = stream
+        self.ahead = b""
+        self.handler = None
+        self.load_error = None
+        self.load_meta = b""
+        self.threads = None
+        for output in (sys.stdout, sys.stderr):
+            # A line reaches the log when it is printed, not when the sandbox ends.
+            output.reconfigure(line_buffering=True, errors="backslashreplace")
+
+    def run(self):
+        while (frame := self.receive()) is not None:
+            seq, kind, meta, body = frame
+            if kind == CALL:
+                if self.threads is None:
+                    self.send(seq, *self.call(body))
+                else:
+                    self.threads.submit(seq, body)
+            elif kind == LOAD:
+                self.load(json.loads(meta), body)
+            elif kind == COMPILE:
+                self.send(seq, *compile_module(json.loads(meta)))
+            else:
+                raise ValueError(f"a frame of unknown kind {kind}")
+
+    def receive(self):
+        """The next frame; None when the agent has closed the stream between frames."""
+        # Almost always one read brings a whole frame, now and then the next one along with it.
+        data, self.ahead = self.ahead or os.read(self.stream, 65536), b""
+        if not data:
+            return None
+        while len(data) < HEADER.size:
+            data += self.more(HEADER.size - len(data))
+        seq, kind, meta_length, body_length = HEADER.unpack_from(data)
+        body_start = HEADER.size + meta_length
+        end = body_start + body_length
+        if len(data) < end:
+            parts, missing = [data], end - len(data)
+            while missing:
+                parts.append(self.more(missing))
+                missing -= len(parts[-1])
+            data = b"".join(parts)
+        elif len(data) > end:
+            data, self.ahead = data[:end], data[end:]
+        return seq, kind, data[HEADER.size:body_start], data[body_start:]
+
+    def more(self, size):
+        part = os.read(self.stream, min(size, 1 << 20))
+        if not part:
+            raise EOFError("the agent closed the stream within a frame")
+        return part
+
+    def send(self, seq, status, meta, body):
+        data = HEADER.pack(seq, status, len(meta), len(body)) + meta + body
+        sent = os.write(self.stream, data)
+        while sent < len(data):
+            data = memoryview(data)[sent:]
+            sent = os.write(self.stream, data)
+
+    def load(self, meta, code):
+        """Runs the handler's module. A failure is the answer to every call from then on."""
+        began = time.perf_counter_ns()
+        os.environ.update(meta.get("env", {}))
+        try:
+            self.handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
+            threads = meta.get("threads", 1)
+            if threads > 1:
+                self.threads = Threads(self, threads)
+        except BaseException as error:
+            self.load_error = LOAD_FAILED, describe(error), b""
+        self.load_meta = b'{"load_us":%d}' % ((time.perf_counter_ns() - began) // 1000)
+
+    def call(self, body):
+        if self.handler is None:
+            return self.load_error or (LOAD_FAILED, describe(RuntimeError("a call came before the code")), b"")
+        try:
+            event = decode(body.decode()) if body else None
+        except (ValueError, RecursionError) as error:
+            return BAD_EVENT, encode({"message": str(error)}).encode(), b""
+        try:
+            result = self.handler(event)
+        except BaseException as error:
+            return EXCEPTION, describe(error), b""
+        try:
+            answer = encode(result).encode()
+        except BaseException as error:
+            return BAD_RESULT, describe(error), b""
+        finally:
+            flush()
+        meta, self.load_meta = self.load_meta, b""
+        return OK, meta, answer
+
+
+class Threads:
+    """Answers several calls of one sandbox at once, each in a thread of its own."""
+
+    def __init__(self, server, count):
+        import queue
+        import threading
+
+        self.server = server
+        self.lock = threading.Lock()
+        self.calls = queue.SimpleQueue()
+        for _ in range(count):
+            threading.Thread(target=self.work, daemon=True).start()
+
+    def submit(self, seq, body):
+        self.calls.put((seq, body))
+
+    def work(self):
+        while True:
+            seq, body = self.calls.get()
+            reply = self.server.call(body)
+            with self.lock:
+                self.server.send(seq, *reply)
+
+
+def flush():
+    for output in (sys.stdout, sys.stderr):
+        try:
+            output.flush()
+        except (OSError, ValueError):
+            # The handler closed it; what it wrote before is gone with it.
+            pass
+
+
+def module_file(entrypoint):
+    module, _, function = entrypoint.rpartition(".")
+    if not module:
+        raise ValueError(f"the entrypoint {entrypoint!r} is not of the form module.function")
+    return module, function, "/handler/" + module.replace(".", "/") + ".py"
+
+
+def load_handler(entrypoint, code):
+    name, function, path = module_file(entrypoint)
+    # No byte code is written beside the handler's files, and none is looked for in folders that are not there.
+    sys.path.insert(0, "/handler")
+    sys.path.insert(0, "/packages")
+    module = types.ModuleType(name)
+    module.__file__ = path
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin=path)
+    sys.modules[name] = module
+    exec(marshal.loads(code) if code else compile_file(path), module.__dict__)
+    handler = getattr(module, function, None)
+    if not callable(handler):
+        raise AttributeError(f"{path} defines no function {function!r}")
+    return handler
+
+
+def compile_file(path):
+    with open(path, "rb") as file:
+        return compile(file.read(), path, "exec", dont_inherit=True)
+
+
+def compile_module(meta):
+    """The answer to COMPILE: the code object of the handler's module, as bytes."""
+    try:
+        _, _, path = module_file(meta.get("entrypoint", DEFAULT_ENTRYPOINT))
+        return OK, b"", marshal.dumps(compile_file(path))
+    except BaseException as error:
+        return LOAD_FAILED, describe(error), b""
+
+
+def describe(error):
+    """An exception as the meta of a reply: its type, its text, where it arose."""
+    trace = error.__traceback__
+    # The frames of this file are none of the handler's business.
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:
+        text = f"{type(error).__name__} (its text could not be made)\n"
+    try:
+        message = str(error)
+    except BaseException:
+        message = ""
+    line = getattr(error, "lineno", None)
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith("/handler/"):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    report = {"errorType": type(error).__name__, "message": message, "traceback": text}
+    if isinstance(line, int):
+        report["line"] = line
+    return encode(report).encode()
