@@ -122,8 +122,8 @@ fn lock(dir: &Path) -> Result<Flock<File>, PrepareError> {
     })
 }
 
-/// Removes the cgroups of an agent that was killed. Its processes and mounts ended with it: the nursery saw to the former, its
-/// private mount namespace to the latter.
+/// Removes the cgroups of an agent that was killed together with its spawner, or left them when the machine went down. Its processes and
+/// mounts ended with it: the nursery saw to the former, its private mount namespace to the latter.
 fn sweep_previous(dir: &Path) -> Result<(), PrepareError> {
     let record = dir.join(CGROUPS_FILE);
     for path in fs::read_to_string(&record).unwrap_or_default().lines().map(Path::new) {

@@ -11,6 +11,8 @@ pub(crate) struct NurseryConfig {
     pub root: PathBuf,
     /// The interpreter, inside the root.
     pub python: PathBuf,
+    /// The agent's cgroup folders, removed when everything in them has ended.
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// From the agent. Descriptors of a start: the Zygote's control socket, its stdout, its stderr, files to join its cgroup by.

@@ -89,7 +89,6 @@ pub(crate) struct Inner {
     next_zygote: AtomicU64,
     next_range: AtomicU32,
     pub(crate) next_sandbox: AtomicU64,
-    /// Zygotes and sandboxes whose cgroup is still in use.
     child: tokio::sync::Mutex<Option<Child>>,
     lock: Mutex<Option<Flock<File>>>,
 }
@@ -103,7 +102,11 @@ impl Nursery {
         let flags = SockFlag::SOCK_CLOEXEC;
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
         let (ours, theirs) = pair.map_err(start_error("make a socket pair"))?;
-        let config = NurseryConfig { root: host.root.clone(), python: host.config.python.clone() };
+        let config = NurseryConfig {
+            root: host.root.clone(),
+            python: host.config.python.clone(),
+            cgroups: host.tree.roots().to_vec(),
+        };
         let config = serde_json::to_string(&config)
             .map_err(|e| start_error("write the configuration")(io::Error::other(e)))?;
         let child = Command::new("/proc/self/exe")
@@ -165,6 +168,7 @@ impl Nursery {
     }
 
     /// Kills every Zygote and sandbox, waits for them, and removes what was made: cgroups and their record.
+    /// (The spawner removes the cgroups of an agent that was killed; here a failure can be reported.)
     pub async fn shutdown(&self) {
         // The nursery ends when it reads the end of this socket; with it, its whole namespace.
         let _ = shutdown(rustix::fd::AsRawFd::as_raw_fd(self.0.socket.get_ref()), Shutdown::Both);

@@ -45,10 +45,14 @@ fn run() -> io::Result<ExitCode> {
     for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         ignore(ignored)?;
     }
+    let cgroups = config.cgroups.clone();
     match sys::clone3(libc::CLONE_NEWPID as u64, None)? {
         Cloned::Child => {
             let result = Nursery::new(config, socket).and_then(|mut nursery| nursery.serve());
-            if let Err(error) = result {
+            // A broken pipe is an agent that died: what we had to tell it no longer matters.
+            if let Err(error) = result
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 let text = format!("openlambda nursery: {error}\n");
                 let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
                 sys::exit_now(1);
@@ -63,6 +67,8 @@ fn run() -> io::Result<ExitCode> {
                     other => break other?,
                 }
             };
+            // All that lived in them has ended. An agent that was killed leaves nothing behind.
+            cgroups.iter().try_for_each(|root| crate::cgroup::sweep(root))?;
             let clean = matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0));
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
