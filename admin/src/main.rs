@@ -1,0 +1,60 @@
+//! `admin`: the command line of OpenLambda on one machine, with the original's commands.
+//!
+//! It writes configuration files, starts the worker and the balancer as processes of their own, and asks or ends
+//! them. It holds no logic of theirs. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+
+mod args;
+mod argv;
+mod balancer;
+mod cluster;
+mod execute;
+mod launch;
+mod new;
+mod ping;
+mod ports;
+mod process;
+mod setconf;
+mod status;
+mod stop;
+mod workers;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let argv = argv::normalize(std::env::args_os(), &Cli::command());
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" that go to stdout with code 0; a closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli.command, &mut io::stdout().lock()) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "admin: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, out: &mut dyn Write) -> Result<ExitCode> {
+    match command {
+        Command::New(args) => new::run(&args, out)?,
+        Command::Setconf(args) => setconf::run(&args, out)?,
+        Command::Workers(args) => workers::run(&args, out)?,
+        Command::WorkerExec(args) => execute::run(execute::WORKER, &args)?,
+        Command::LoadBalancer(args) => balancer::run(&args, out)?,
+        Command::LoadBalancerExec(args) => execute::run(execute::BALANCER, &args)?,
+        Command::Status(args) => return status::run(&args, out),
+        Command::Kill(args) => stop::run(&args, out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,36 @@
+//! Asks a process of the cluster for its `/status`.
+
+use std::time::Duration;
+
+/// What it said.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The status with its usual words, such as `200 OK`.
+    pub status_line: String,
+    /// The body without the newline at its end.
+    pub body: String,
+}
+
+/// The URL that [`ask`] gets.
+pub fn url(base: &str) -> String {
+    format!("{base}/status")
+}
+
+/// Gets `/status` of a base URL; the error says why there is no answer.
+pub fn ask(base: &str, timeout: Duration) -> Result<Answer, String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        // The process is on this machine: a proxy from the environment would not find it.
+        .proxy(None)
+        .max_redirects(0)
+        .build()
+        .into();
+    let mut response = agent.get(url(base)).call().map_err(|error| error.to_string())?;
+    let body =
+        response.body_mut().with_config().limit(4096).read_to_string().map_err(|error| error.to_string())?;
+    let status = response.status();
+    Ok(Answer { status: status.as_u16(), status_line: status.to_string(), body: body.trim_end().to_owned() })
+}

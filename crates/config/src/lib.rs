@@ -1,0 +1,25 @@
+//! The configuration files of OpenLambda: the original's key names, our additions, and clear messages.
+//!
+//! A file is read as plain JSON, then turned into a typed form with every default resolved
+//! ([`WorkerConfig`], [`BalancerConfig`]). All problems of a file are reported at once, each with its key,
+//! its value and what to do about it. [`ClusterDir`] knows where the files of a local cluster are.
+//!
+//! The crate touches files only in [`mod@file`] and [`cluster`]; it has no async runtime and no network.
+
+pub mod balancer;
+pub mod cluster;
+pub mod durations;
+pub mod file;
+pub mod merge;
+pub mod problem;
+mod section;
+pub mod sizes;
+pub mod unknown;
+mod values;
+pub mod worker;
+
+pub use balancer::{BalancerConfig, LoadFormula, PolicyName, Server};
+pub use cluster::{ClusterDir, Process};
+pub use problem::{ConfigError, Problem, Problems};
+pub use sizes::Size;
+pub use worker::{Base, LimitsConfig, WorkerConfig};
