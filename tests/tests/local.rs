@@ -1,0 +1,18 @@
+//! One machine, from outside: the commands, the contract, the worker, lard, and everything bad that can be sent to them.
+//!
+//! Each test has its own cluster of real processes, and ends by checking that nothing of it is left.
+
+#[path = "local/bad_handlers.rs"]
+mod bad_handlers;
+#[path = "local/bad_requests.rs"]
+mod bad_requests;
+#[path = "local/balancer.rs"]
+mod balancer;
+#[path = "local/commands.rs"]
+mod commands;
+#[path = "local/contract.rs"]
+mod contract;
+#[path = "local/lifecycle.rs"]
+mod lifecycle;
+#[path = "local/worker.rs"]
+mod worker;
