@@ -1,0 +1,155 @@
+//! What is taken off and put on the headers that pass through, in both directions.
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+};
+use hyper::header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE};
+use openlambda_api::LoadReport;
+use openlambda_api::headers::{LOAD_METRICS, REQUEST_ID, REQUEST_ID_MAX};
+use uuid::Uuid;
+
+/// The call's id, in and out.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
+const X_LOAD: HeaderName = HeaderName::from_static(LOAD_METRICS);
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What belongs to one connection and not to the message (RFC 9110, 7.6.1), besides what `Connection` names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The caller's id, if it is one to honour: 1 to 128 printable ASCII characters without blanks; else a new one.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(X_REQUEST_ID).filter(|value| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    });
+    given.cloned().unwrap_or_else(|| {
+        let mut buffer = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
+    })
+}
+
+/// Makes a client's headers those of the request to an agent.
+pub fn to_agent(headers: &mut HeaderMap, id: &HeaderValue, peer: &HeaderValue) {
+    strip_hop_by_hop(headers);
+    // The body was collected: its length is set anew, and lard itself decides what it expects.
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(EXPECT);
+    headers.insert(X_REQUEST_ID, id.clone());
+    if !headers.contains_key(X_FORWARDED_FOR) {
+        headers.insert(X_FORWARDED_FOR, peer.clone());
+    }
+    if !headers.contains_key(X_FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+/// Makes an agent's headers those of the answer to the client.
+pub fn to_client(headers: &mut HeaderMap, id: &HeaderValue) {
+    strip_hop_by_hop(headers);
+    headers.remove(X_LOAD);
+    headers.insert(X_REQUEST_ID, id.clone());
+}
+
+/// The agent's load report, if there is a valid one.
+pub fn load_report(headers: &HeaderMap) -> Option<LoadReport> {
+    headers.get(X_LOAD)?.to_str().ok()?.parse().ok()
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_goes_and_the_rest_stays() {
+        let mut headers = map(&[
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("content-length", "3"),
+            ("host", "front"),
+            ("x-theirs", "2"),
+        ]);
+        let (id, peer) = (HeaderValue::from_static("r"), HeaderValue::from_static("10.0.0.1"));
+        to_agent(&mut headers, &id, &peer);
+        let expected = map(&[
+            ("host", "front"),
+            ("x-theirs", "2"),
+            ("x-request-id", "r"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "front"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn forwarded_headers_of_a_proxy_in_front_stay() {
+        let mut headers = map(&[("host", "b"), ("x-forwarded-for", "1.2.3.4"), ("x-forwarded-host", "a")]);
+        to_agent(&mut headers, &HeaderValue::from_static("r"), &HeaderValue::from_static("10.0.0.1"));
+        assert_eq!(
+            (&headers["x-forwarded-for"], &headers["x-forwarded-host"]),
+            (&HeaderValue::from_static("1.2.3.4"), &HeaderValue::from_static("a"))
+        );
+    }
+
+    #[test]
+    fn ids_are_honoured_or_minted() {
+        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
+        let long: &'static str = "x".repeat(129).leak();
+        for bad in ["", "a b", "a\tb", long] {
+            let minted = request_id(&map(&[("x-request-id", bad)]));
+            assert!(Uuid::parse_str(minted.to_str().unwrap()).is_ok(), "{minted:?}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_load_report_is_read_and_stripped() {
+        let mut headers = map(&[("endpoint-load-metrics", "TEXT cpu_utilization=0.5"), ("x-a", "1")]);
+        assert_eq!(load_report(&headers).map(|r| r.cpu), Some(0.5));
+        to_client(&mut headers, &HeaderValue::from_static("r"));
+        assert_eq!(headers, map(&[("x-a", "1"), ("x-request-id", "r")]));
+    }
+}

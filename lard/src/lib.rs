@@ -1,0 +1,25 @@
+//! lard, the locality-aware balancer: it takes calls, chooses an agent for each, and passes the answer back.
+//!
+//! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
+//! route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
+//! [`upstream`]) → answer ([`reply`]). Invariants: a call that may have reached a sandbox is never sent twice; what
+//! is counted in (connections, places in the queue) is counted out by a guard's drop, however the call ends.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod body;
+pub mod gate;
+pub mod gateway;
+pub mod headers;
+pub mod metrics;
+pub mod proxy;
+pub mod reply;
+pub mod route;
+pub mod server;
+pub mod settings;
+pub mod targets;
+pub mod upstream;
+
+pub use gateway::Gateway;
+pub use settings::Settings;

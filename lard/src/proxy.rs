@@ -1,0 +1,226 @@
+//! One call: tried on the agents in their ranking's order until one answers.
+//!
+//! A call is sent on only if it was in no sandbox. An agent takes up a guarded call (any but GET, HEAD, OPTIONS)
+//! with `100 Continue`; a connection that dies before that, a refused connection, and an agent's own `draining` or
+//! `no_capacity` mean that it was not taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{EXPECT, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use openlambda_api::{Component, ErrorBody, Reason};
+use openlambda_policy::balance::{MoveReason, ServerId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::Replay;
+use crate::gate::Permit;
+use crate::gateway::Gateway;
+use crate::headers;
+use crate::reply::{Failure, Relay, Reply};
+use crate::settings::MAX_TRIES;
+use crate::targets::InFlight;
+use crate::upstream::{Connection, SendError, Upstream};
+
+/// The longest error of an agent that is read to learn its reason.
+const ERROR_LIMIT: usize = 64 << 10;
+
+/// A call, ready to be sent, more than once if need be.
+pub struct Call {
+    /// The handler's name: the key of the ranking.
+    pub handler: String,
+    /// The verb.
+    pub method: Method,
+    /// Path and query.
+    pub uri: Uri,
+    /// As the agent shall see them.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The call's id.
+    pub id: HeaderValue,
+    /// When its time is up.
+    pub deadline: Instant,
+}
+
+/// What an attempt came to.
+enum Attempt {
+    /// An answer for the client.
+    Answered(Response<Reply>),
+    /// The call was in no sandbox: the next agent may have it.
+    Passed { reason: &'static str, detail: String },
+    /// The call must not be tried again.
+    Failed(Failure),
+}
+
+impl Call {
+    fn guarded(&self) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    /// The request, and the flag that tells whether the agent took the call.
+    fn request(&self) -> (Request<Replay>, Arc<AtomicBool>) {
+        let taken = Arc::new(AtomicBool::new(false));
+        let mut request = Request::new(Replay::new(self.body.clone(), self.guarded()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        if self.guarded() {
+            request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            let taken = Arc::clone(&taken);
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    taken.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+        (request, taken)
+    }
+}
+
+/// Places a call and gives its answer.
+pub async fn place(
+    gateway: &Gateway,
+    call: &Call,
+    permit: Option<Permit>,
+) -> Result<Response<Reply>, Failure> {
+    let ranking = gateway.targets.rank(&call.handler);
+    gateway.metrics.ranked(ranking.choice);
+    let tries = ranking.candidates.len().min(MAX_TRIES);
+    if tries == 0 {
+        let message = "lard has no agents: name them under Servers in its configuration";
+        return Err(Failure::new(Reason::NoCapacity, message));
+    }
+    let mut permit = permit;
+    let mut details = Vec::new();
+    for (number, server) in ranking.candidates.into_iter().take(tries).enumerate() {
+        match attempt(gateway, call, server, &mut permit).await {
+            Attempt::Answered(response) => {
+                if number > 0 && gateway.targets.took_over(&call.handler, server) {
+                    gateway.metrics.moved(MoveReason::Failover);
+                }
+                return Ok(response);
+            }
+            Attempt::Failed(failure) => return Err(failure),
+            Attempt::Passed { reason, detail } => {
+                tracing::warn!(request_id = ?call.id, handler = call.handler, reason, "passed over an agent: {detail}");
+                if number + 1 < tries {
+                    gateway.metrics.retries.with_label_values(&[reason]).inc();
+                }
+                details.push(detail);
+            }
+        }
+    }
+    let message = format!("no agent took the call; tried {tries}: {}", details.join("; "));
+    Err(Failure::new(Reason::NoCapacity, message))
+}
+
+async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut Option<Permit>) -> Attempt {
+    let Some(upstream) = gateway.targets.upstream(server) else {
+        return Attempt::Passed { reason: "connect", detail: "the agent is gone".into() };
+    };
+    let in_flight = InFlight::begin(&gateway.targets, server);
+    match send(gateway, call, server, upstream).await {
+        Err(attempt) => attempt,
+        Ok((response, connection)) => {
+            let report = headers::load_report(response.headers());
+            gateway.targets.observe(server, report);
+            let (mut head, body) = response.into_parts();
+            let mut relay = Relay::new(body, connection, call.deadline, in_flight);
+            headers::to_client(&mut head.headers, &call.id);
+            if head.status != StatusCode::SERVICE_UNAVAILABLE {
+                relay.hold(permit.take());
+                return Attempt::Answered(Response::from_parts(head, Reply::Relay(Box::new(relay))));
+            }
+            match refusal(gateway, call, server, upstream, relay).await {
+                Ok(body) => Attempt::Answered(Response::from_parts(head, Reply::text(body))),
+                Err(attempt) => attempt,
+            }
+        }
+    }
+}
+
+/// Sends a call to one agent. A connection that was kept open may have been closed by the agent in the same moment:
+/// then once more on a new one.
+async fn send(
+    gateway: &Gateway,
+    call: &Call,
+    server: ServerId,
+    upstream: &Arc<Upstream>,
+) -> Result<(Response<Incoming>, Connection), Attempt> {
+    let mut fresh = false;
+    loop {
+        let (request, taken) = call.request();
+        let sent = timeout_at(call.deadline, upstream.send(request, fresh)).await;
+        let was_taken = !call.guarded() || taken.load(Ordering::Relaxed);
+        let error = match sent {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                if !was_taken {
+                    gateway.targets.failed(server);
+                }
+                let message = format!(
+                    "agent {} did not answer within lard's Timeout of {:?}",
+                    upstream.name, gateway.settings.timeout
+                );
+                return Err(Attempt::Failed(Failure::new(Reason::FunctionTimeout, message)));
+            }
+        };
+        let reason = match &error {
+            SendError::Connect { .. } => "connect",
+            SendError::Broken { unsent, reused, .. } => {
+                let replayable = *unsent || !call.guarded() || !was_taken;
+                if !replayable {
+                    let message = format!("agent {} went away during the call: {error}", upstream.name);
+                    return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));
+                }
+                if *reused && !fresh {
+                    fresh = true;
+                    continue;
+                }
+                "broken"
+            }
+        };
+        gateway.targets.failed(server);
+        return Err(Attempt::Passed { reason, detail: format!("agent {}: {error}", upstream.name) });
+    }
+}
+
+/// Reads a 503 to its end: the agent's own refusal lets the call go on, anything else is the answer.
+async fn refusal(
+    gateway: &Gateway,
+    call: &Call,
+    server: ServerId,
+    upstream: &Upstream,
+    relay: Relay,
+) -> Result<Bytes, Attempt> {
+    let body = Limited::new(Reply::Relay(Box::new(relay)), ERROR_LIMIT).collect().await;
+    let body = match body {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            let message = format!("the answer 503 of agent {} cannot be read: {error}", upstream.name);
+            return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));
+        }
+    };
+    if call.method == Method::HEAD {
+        // Without a body the reason cannot be known, and a HEAD may be sent again whatever it was.
+        let detail = format!("agent {}: 503", upstream.name);
+        return Err(Attempt::Passed { reason: Reason::NoCapacity.as_str(), detail });
+    }
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(ErrorBody { component: Component::Agent, reason, message, .. })
+            if matches!(reason, Reason::Draining | Reason::NoCapacity) =>
+        {
+            if reason == Reason::Draining {
+                gateway.targets.failed(server);
+            }
+            let detail = format!("agent {}: {} ({message})", upstream.name, reason.as_str());
+            Err(Attempt::Passed { reason: reason.as_str(), detail })
+        }
+        _ => Ok(body),
+    }
+}

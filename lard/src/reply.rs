@@ -1,0 +1,156 @@
+//! Answers: lard's own errors as JSON, and agents' answers streamed through.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use openlambda_api::{Component, ErrorBody, Reason};
+use tokio::time::{Instant, Sleep};
+
+use crate::gate::Permit;
+use crate::headers::X_REQUEST_ID;
+use crate::targets::InFlight;
+use crate::upstream::Connection;
+
+/// Why a call gets an error of lard's own.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why: gives the status.
+    pub reason: Reason,
+    /// For the caller to read.
+    pub message: String,
+    /// When to come back, for 429 and 503.
+    pub retry_after: Option<Duration>,
+    /// Whether the connection is unusable: its request was not read to the end.
+    pub close: bool,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let retry_after = matches!(reason.status(), 429 | 503).then_some(Duration::from_secs(1));
+        Self { reason, message: message.into(), retry_after, close: false }
+    }
+
+    /// The answer.
+    pub fn response(self, id: &HeaderValue) -> Response<Reply> {
+        let text = id.to_str().unwrap_or_default();
+        let body = ErrorBody::new(Component::Balancer, self.reason, self.message, text);
+        let mut response = Response::new(Reply::text(body.to_json()));
+        *response.status_mut() =
+            StatusCode::from_u16(self.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(X_REQUEST_ID, id.clone());
+        if let Some(after) = self.retry_after {
+            // Rounded up: 0 would mean at once.
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000) as u64));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Why an agent's answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The agent's connection broke.
+    #[error("the agent's answer broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    /// The call's time is up.
+    #[error("the agent's answer was not complete when the call's time was up")]
+    TimedOut,
+}
+
+/// The body of an answer.
+pub enum Reply {
+    /// Held in memory.
+    Text(Option<Bytes>),
+    /// Streamed from an agent.
+    Relay(Box<Relay>),
+}
+
+impl Reply {
+    /// One held in memory.
+    pub fn text(bytes: impl Into<Bytes>) -> Self {
+        Self::Text(Some(bytes.into()).filter(|b| !b.is_empty()))
+    }
+}
+
+/// An agent's body on its way to the client.
+pub struct Relay {
+    body: Incoming,
+    connection: Connection,
+    ended: bool,
+    deadline: Instant,
+    /// Made only when there is something to wait for: most answers are there at once.
+    sleep: Option<Pin<Box<Sleep>>>,
+    _in_flight: InFlight,
+    _permit: Option<Permit>,
+}
+
+impl Relay {
+    /// Holds what the call holds until the body is through.
+    pub fn new(body: Incoming, connection: Connection, deadline: Instant, in_flight: InFlight) -> Self {
+        Self { body, connection, ended: false, deadline, sleep: None, _in_flight: in_flight, _permit: None }
+    }
+
+    /// Holds the call's place under `MaxConn` too.
+    pub fn hold(&mut self, permit: Option<Permit>) {
+        self._permit = permit;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.ended = frame.is_none();
+            return Poll::Ready(frame.map(|f| f.map_err(RelayError::from)));
+        }
+        let deadline = self.deadline;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        sleep.as_mut().poll(cx).map(|()| Some(Err(RelayError::TimedOut)))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.ended || self.body.is_end_stream() {
+            self.connection.release();
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = RelayError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        match self.get_mut() {
+            Self::Text(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Relay(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(bytes) => bytes.is_none(),
+            Self::Relay(relay) => relay.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Relay(relay) => relay.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The port for calls: connections in, answers out, an orderly end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use openlambda_api::{HandlerName, Reason};
+use openlambda_telemetry::Drain;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Instant;
+
+use crate::body::{self, BodyError};
+use crate::gate::{self, NotAdmitted};
+use crate::gateway::Gateway;
+use crate::headers::{self, X_REQUEST_ID};
+use crate::metrics::Metrics;
+use crate::proxy::{self, Call};
+use crate::reply::{Failure, Reply};
+use crate::route::{Route, route};
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
+/// The longest head of a request; also the size of a connection's read buffer.
+const HEAD_LIMIT: usize = 64 << 10;
+/// How often unused connections to agents are looked through. A timer that is always this near also spares each call
+/// a system call: the runtime wakes itself whenever a timer (a client's, of seconds) becomes the first to fire.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long to wait when a connection cannot be accepted (no descriptors left, as a rule).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why lard does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process does.
+    #[error(
+        "port {port} on {host} is in use: stop what listens there (`ss -ltnp` shows it) or set another {key}"
+    )]
+    InUse {
+        /// Whereon.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The configuration's key for it.
+        key: &'static str,
+    },
+    /// Something else.
+    #[error("cannot listen on {host}:{port} ({key}): {source}")]
+    Listen {
+        /// Whereon.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The configuration's key for it.
+        key: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Listens. `key` is the configuration's key for the port, for the message.
+pub async fn bind(host: &str, port: u16, key: &'static str) -> Result<TcpListener, BindError> {
+    let listen = |address: SocketAddr| {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { host: host.to_owned(), port, key },
+        _ => BindError::Listen { host: host.to_owned(), port, key, source },
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((host, port)).await.map_err(failed)? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+/// Accepts until the drain begins. Connections then finish the call they are in; [`Drain::finish`] waits for them.
+pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Drain) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.begun() => return,
+            _ = sweep.tick() => {
+                gateway.targets.sweep();
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                drain.spawn(connection(stream, peer, Arc::clone(&gateway), drain.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, drain: Drain) {
+    // Without it answers would wait for the client's acknowledgement; if it fails they do.
+    let _ = stream.set_nodelay(true);
+    let address = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+        .unwrap_or(HeaderValue::from_static("unknown"));
+    let header_timeout = gateway.settings.header_timeout;
+    let service = service_fn(move |request| {
+        let (gateway, address) = (Arc::clone(&gateway), address.clone());
+        async move { Ok::<_, Infallible>(answer(&gateway, &address, request).await) }
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(HEAD_LIMIT)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Counts a call when it is answered, or when its client went away before that.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    start: std::time::Instant,
+    code: StatusCode,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.requests.with_label_values(&[self.code.as_str()]).inc();
+        self.metrics.seconds.observe(self.start.elapsed().as_secs_f64());
+    }
+}
+
+async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming>) -> Response<Reply> {
+    let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut counted = Counted { metrics: &gateway.metrics, start: std::time::Instant::now(), code: gone };
+    let id = headers::request_id(request.headers());
+    let answered = match route(request.uri().path()) {
+        Route::Status => Ok(status(&id)),
+        Route::Call(handler) => call(gateway, peer, &id, handler, request).await,
+        Route::BadName(error) => Err(Failure::new(Reason::BadName, error.to_string())),
+        Route::Unknown => {
+            let message = format!(
+                "no path {:?}: there are /run/<handler>, /runLambda/<handler> and /status",
+                request.uri().path()
+            );
+            Err(Failure::new(Reason::NotFound, message))
+        }
+    };
+    let response = answered.unwrap_or_else(|failure| {
+        let reason = failure.reason.as_str();
+        tracing::debug!(request_id = ?id, reason, "refused: {}", failure.message);
+        failure.response(&id)
+    });
+    counted.code = response.status();
+    response
+}
+
+fn status(id: &HeaderValue) -> Response<Reply> {
+    let mut response = Response::new(Reply::text("ready\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(X_REQUEST_ID, id.clone());
+    response
+}
+
+async fn call(
+    gateway: &Gateway,
+    peer: &HeaderValue,
+    id: &HeaderValue,
+    handler: HandlerName,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Failure> {
+    let (mut head, mut incoming) = request.into_parts();
+    let limit = gateway.settings.request_limit;
+    if incoming.size_hint().exact().is_some_and(|length| length > limit as u64) {
+        // A client that asks first (Expect) sends nothing; the others see the answer only after they have written.
+        if !head.headers.contains_key(EXPECT) {
+            body::discard(&mut incoming).await;
+        }
+        return Err(refuse_body(&BodyError::TooLarge(limit)));
+    }
+    let body = body::collect(incoming, &gateway.settings).await.map_err(|error| refuse_body(&error))?;
+    let deadline = Instant::now() + gateway.settings.timeout;
+    let permit = gateway.gate.enter().await.map_err(|error| {
+        gateway.metrics.rejections.with_label_values(&[gate::label(&error)]).inc();
+        not_admitted(&error)
+    })?;
+    headers::to_agent(&mut head.headers, id, peer);
+    let uri = match head.uri.path_and_query() {
+        Some(path) if head.uri.authority().is_some() => path.as_str().parse().unwrap_or(head.uri),
+        _ => head.uri,
+    };
+    let call = Call {
+        handler: handler.into(),
+        method: head.method,
+        uri,
+        headers: head.headers,
+        body,
+        id: id.clone(),
+        deadline,
+    };
+    proxy::place(gateway, &call, permit).await
+}
+
+fn refuse_body(error: &BodyError) -> Failure {
+    let reason = match error {
+        BodyError::TooLarge(_) => Reason::PayloadTooLarge,
+        BodyError::TooSlow { .. } => Reason::RequestTimeout,
+        BodyError::Broken(_) => Reason::BadRequest,
+    };
+    Failure { close: true, ..Failure::new(reason, error.to_string()) }
+}
+
+fn not_admitted(error: &NotAdmitted) -> Failure {
+    match error {
+        NotAdmitted::QueueFull { retry_after, .. } => Failure {
+            retry_after: Some(*retry_after),
+            ..Failure::new(Reason::ConcurrencyExceeded, error.to_string())
+        },
+        NotAdmitted::TooLong { .. } => Failure::new(Reason::NoCapacity, error.to_string()),
+    }
+}

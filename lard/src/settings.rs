@@ -1,0 +1,54 @@
+//! The bounds lard works within: those of the configuration, and those that are fixed in production and shortened in
+//! tests.
+
+use std::time::Duration;
+
+use openlambda_config::BalancerConfig;
+
+/// The most agents that one call is tried on, as in the original.
+pub const MAX_TRIES: usize = 3;
+
+/// Times and sizes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The longest body, in bytes (`RequestLimit`).
+    pub request_limit: usize,
+    /// How long a call may take, from the end of its request to the end of its answer (`Timeout`).
+    pub timeout: Duration,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long a client may pause within a body.
+    pub body_pause: Duration,
+    /// How long a client may take for a body in all.
+    pub body_timeout: Duration,
+    /// How long an agent may take to accept a connection.
+    pub connect_timeout: Duration,
+    /// How long an unused connection to an agent is kept.
+    pub idle_timeout: Duration,
+    /// Calls in flight in all (`MaxConn`).
+    pub max_conn: Option<usize>,
+    /// Calls that may wait for one of these to end.
+    pub queue_length: usize,
+    /// How long one may wait.
+    pub queue_timeout: Duration,
+    /// How long calls in flight may take to end when lard is asked to.
+    pub drain_timeout: Duration,
+}
+
+impl From<&BalancerConfig> for Settings {
+    fn from(config: &BalancerConfig) -> Self {
+        Self {
+            request_limit: usize::try_from(config.request_limit.bytes()).unwrap_or(usize::MAX),
+            timeout: config.timeout,
+            header_timeout: Duration::from_secs(10),
+            body_pause: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(120),
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            max_conn: config.max_conn.and_then(|n| usize::try_from(n).ok()),
+            queue_length: 1000,
+            queue_timeout: config.timeout.min(Duration::from_secs(10)),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Connections to one agent: kept open, used one call at a time, opened anew when none is free.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+
+use crate::body::Replay;
+
+/// Connections kept per agent; more are opened at need and closed after use.
+const MAX_IDLE: usize = 256;
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection: nothing was sent.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Whereto.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to {address} broke: {source}")]
+    Broken {
+        /// Whereto.
+        address: String,
+        /// How.
+        source: hyper::Error,
+        /// Whether the connection had been used before: then the agent may just have closed it.
+        reused: bool,
+        /// Whether nothing of the request was sent.
+        unsent: bool,
+    },
+}
+
+struct Idle {
+    sender: SendRequest<Replay>,
+    since: Instant,
+}
+
+/// One agent.
+pub struct Upstream {
+    /// Its name in logs and metrics.
+    pub name: String,
+    host: String,
+    port: u16,
+    /// Stands in for a `Host` that the client did not send.
+    host_header: HeaderValue,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    idle: Mutex<Vec<Idle>>,
+}
+
+impl Upstream {
+    /// An agent that is not connected to yet.
+    pub fn new(
+        server: &openlambda_config::Server,
+        connect_timeout: Duration,
+        idle_timeout: Duration,
+    ) -> Self {
+        let mut upstream = Self {
+            name: server.name.clone(),
+            host: server.host.clone(),
+            port: server.port,
+            host_header: HeaderValue::from_static("agent"),
+            connect_timeout,
+            idle_timeout,
+            idle: Mutex::new(Vec::new()),
+        };
+        if let Ok(value) = HeaderValue::from_str(&upstream.address()) {
+            upstream.host_header = value;
+        }
+        upstream
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Connections that are open and unused.
+    pub fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Sends a request on a connection that is free, or on a new one: always if `fresh`.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Replay>,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Connection), SendError> {
+        if !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, self.host_header.clone());
+        }
+        let free = if fresh { self.close_idle() } else { self.take() };
+        let reused = free.is_some();
+        let mut sender = match free {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok((response, Connection { sender: Some(sender), upstream: Arc::clone(self) })),
+            Err(mut error) => Err(SendError::Broken {
+                address: self.address(),
+                unsent: error.take_message().is_some(),
+                source: error.into_error(),
+                reused,
+            }),
+        }
+    }
+
+    /// The most recently used connection that is still good.
+    fn take(&self) -> Option<SendRequest<Replay>> {
+        let mut idle = self.idle.lock();
+        while let Some(Idle { sender, since }) = idle.pop() {
+            // One that is not ready has a request in it still: the agent answered before it had read all.
+            if sender.is_ready() && since.elapsed() < self.idle_timeout {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// Closes connections that were not used for long, or that the agent closed.
+    pub fn sweep(&self) {
+        self.idle.lock().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < self.idle_timeout);
+    }
+
+    fn close_idle(&self) -> Option<SendRequest<Replay>> {
+        self.idle.lock().clear();
+        None
+    }
+
+    fn put(&self, sender: SendRequest<Replay>) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE && !sender.is_closed() {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Replay>, SendError> {
+        let failed = |source| SendError::Connect { address: self.address(), source };
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(failed)?,
+            Err(_) => {
+                let text = format!("no answer within {:?}", self.connect_timeout);
+                return Err(failed(io::Error::new(io::ErrorKind::TimedOut, text)));
+            }
+        };
+        stream.set_nodelay(true).map_err(failed)?;
+        let (sender, connection) = http1::Builder::new()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(io::Error::other(error)))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                // Whoever waits for an answer learns it too, and decides.
+                tracing::debug!(%error, "connection to an agent ended");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+/// A connection with an answer in it. Given back when that is read to its end, closed when dropped before: so the
+/// agent learns that nobody waits any more.
+pub struct Connection {
+    sender: Option<SendRequest<Replay>>,
+    upstream: Arc<Upstream>,
+}
+
+impl Connection {
+    /// Gives it back.
+    pub fn release(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            self.upstream.put(sender);
+        }
+    }
+}
