@@ -42,6 +42,7 @@ class Server:
         self.handler = None
         self.load_error = None
         self.load_meta = b""
+        self.threads = None
         for output in (sys.stdout, sys.stderr):
             # A line reaches the log when it is printed, not when the sandbox ends.
             output.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -50,7 +51,10 @@ class Server:
         while (frame := self.receive()) is not None:
             seq, kind, meta, body = frame
             if kind == CALL:
-                self.send(seq, *self.call(body))
+                if self.threads is None:
+                    self.send(seq, *self.call(body))
+                else:
+                    self.threads.submit(seq, body)
             elif kind == LOAD:
                 self.load(json.loads(meta), body)
             elif kind == COMPILE:
@@ -98,6 +102,8 @@ class Server:
         os.environ.update(meta.get("env", {}))
         try:
             self.handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
+            if (threads := meta.get("threads", 1)) > 1:
+                self.threads = Threads(self, threads)
         except BaseException as error:
             self.load_error = LOAD_FAILED, describe(error), b""
         self.load_meta = b'{"load_us":%d}' % ((time.perf_counter_ns() - began) // 1000)
@@ -121,6 +127,30 @@ class Server:
             flush()
         meta, self.load_meta = self.load_meta, b""
         return OK, meta, answer
+
+
+class Threads:
+    """Answers several calls of one sandbox at once, each in a thread of its own."""
+
+    def __init__(self, server, count):
+        import queue
+        import threading
+
+        self.server = server
+        self.lock = threading.Lock()
+        self.calls = queue.SimpleQueue()
+        for _ in range(count):
+            threading.Thread(target=self.work, daemon=True).start()
+
+    def submit(self, seq, body):
+        self.calls.put((seq, body))
+
+    def work(self):
+        while True:
+            seq, body = self.calls.get()
+            reply = self.server.call(body)
+            with self.lock:
+                self.server.send(seq, *reply)
 
 
 def flush():

@@ -188,9 +188,8 @@ impl Cluster {
     pub fn stop(self) -> Result<()> {
         let cgroups: Vec<_> = (0..4).flat_map(|index| self.cgroups(index).unwrap_or_default()).collect();
         self.admin("kill", &[])?;
-        for path in cgroups.iter().filter(|path| path.exists()) {
-            bail!("the cgroup {} is left", path.display());
-        }
+        let left: Vec<_> = cgroups.iter().filter(|path| path.exists()).collect();
+        ensure!(left.is_empty(), "cgroups are left: {left:?}");
         let processes = self.processes()?;
         ensure!(processes.is_empty(), "processes are left: {processes:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use openlambda_sandbox::{Base, Host, HostConfig, Limits, Nursery, Sandbox, SandboxSpec, Zygote, prepare};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,9 +67,8 @@ impl Fixture {
         let state = self.0.dir.path().join("worker");
         let cgroups = fs::read_to_string(state.join("cgroups"))?;
         self.0.runtime.block_on(self.0.nursery.shutdown());
-        for left in cgroups.lines().filter(|path| Path::new(path).exists()) {
-            bail!("the cgroup {left} is left");
-        }
+        let left: Vec<_> = cgroups.lines().filter(|path| Path::new(path).exists()).collect();
+        ensure!(left.is_empty(), "cgroups are left: {left:?}");
         ensure!(!state.join("cgroups").exists(), "the record of cgroups is left");
         Ok(())
     }

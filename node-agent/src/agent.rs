@@ -1,0 +1,136 @@
+//! The worker's state, shared by all that serves it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use openlambda_config::WorkerConfig;
+use openlambda_policy::admission::Limits as QueueLimits;
+use openlambda_sandbox::Limits;
+use openlambda_telemetry::{Drain, Readiness};
+use serde_json::json;
+
+use crate::bundles::Bundles;
+use crate::functions::Functions;
+use crate::gate::Gate;
+use crate::load::{Load, Sampler};
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::zygotes::Zygotes;
+
+/// Calls of all handlers that may wait: each handler has its own, shorter queue.
+const WAITING: usize = 20_000;
+/// Between two looks for handlers that have left the registry.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything a call needs.
+#[derive(Debug)]
+pub struct Agent {
+    /// The configuration.
+    pub config: WorkerConfig,
+    /// The handlers.
+    pub functions: Arc<Functions>,
+    /// Admission.
+    pub gate: Arc<Gate>,
+    /// The instances.
+    pub pool: Arc<Pool>,
+    /// Where new ones come from.
+    pub zygotes: Arc<Zygotes>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How busy the machine is.
+    pub load: Arc<Load>,
+    /// What is still missing.
+    pub readiness: Readiness,
+    /// The end.
+    pub drain: Drain,
+    /// Creations that wait for memory.
+    pub creating: AtomicUsize,
+}
+
+impl Agent {
+    /// A worker that has no sandbox yet.
+    pub fn new(config: WorkerConfig, metrics: Arc<Metrics>, readiness: Readiness) -> io::Result<Arc<Self>> {
+        let drain = Drain::new();
+        let bundles = Bundles::open(config.worker_dir.join("bundles"))?;
+        let wide = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let queue = QueueLimits {
+            key_running: wide(config.max_instances).saturating_mul(wide(config.max_runners)),
+            key_waiting: wide(config.queue_length),
+            running: usize::MAX,
+            waiting: WAITING.max(wide(config.queue_length)),
+            timeout: config.queue_timeout,
+        };
+        let limits = Limits {
+            memory: config.limits.memory.bytes(),
+            cpu_millis: config.limits.cpu_millis,
+            pids: config.limits.pids,
+            scratch: config.limits.scratch.bytes(),
+            ..Limits::default()
+        };
+        Ok(Arc::new(Self {
+            functions: Arc::new(Functions::new(config.registry_dir.clone(), bundles, Arc::clone(&metrics))),
+            gate: Gate::new(queue, drain.clone()),
+            pool: Pool::new(config.handler_cache.bytes(), config.pause_after, config.idle_timeout),
+            zygotes: Zygotes::new(limits),
+            load: Arc::default(),
+            creating: AtomicUsize::new(0),
+            config,
+            metrics,
+            readiness,
+            drain,
+        }))
+    }
+
+    /// Starts what runs beside the calls. Sampling goes on until the sampler is dropped.
+    pub fn start_upkeep(self: &Arc<Self>) -> io::Result<Sampler> {
+        tokio::spawn(Arc::clone(&self.pool).keep_up());
+        let functions = Arc::clone(&self.functions);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PRUNE_EVERY).await;
+                let functions = Arc::clone(&functions);
+                // It only stats files; if it fails the next round does it.
+                let _ = tokio::task::spawn_blocking(move || functions.prune()).await;
+            }
+        });
+        let this = Arc::clone(self);
+        self.load.sample(move || {
+            let waiting = this.gate.waiting();
+            this.metrics.sample(this.pool.counts(), waiting);
+            (u64::try_from(this.metrics.inflight.get()).unwrap_or(0), waiting as u64)
+        })
+    }
+
+    /// What `/status` says.
+    pub fn status(&self) -> Result<(), &'static str> {
+        if self.drain.has_begun() {
+            Err("draining")
+        } else if self.readiness.is_ready() {
+            Ok(())
+        } else {
+            Err("starting")
+        }
+    }
+
+    /// Everything there is to see, as JSON.
+    pub fn state(&self) -> serde_json::Value {
+        let handlers: Vec<_> = self
+            .functions
+            .all()
+            .into_iter()
+            .map(|function| {
+                let (running, waiting) = self.gate.of_key(function.key);
+                json!({ "name": &*function.name, "digest": function.digest(), "running": running, "waiting": waiting })
+            })
+            .collect();
+        let status = self.status().err().unwrap_or("ready");
+        json!({
+            "status": status,
+            "waiting_for": self.readiness.pending(),
+            "handlers": handlers,
+            "instances": self.pool.view(),
+        })
+    }
+}

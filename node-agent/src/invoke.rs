@@ -1,0 +1,305 @@
+//! One call, from its headers to its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::request::Parts;
+use hyper::body::Incoming;
+use openlambda_api::{Component, Reason};
+use openlambda_config::durations;
+
+use crate::agent::Agent;
+use crate::body;
+use crate::bundles::Bundle;
+use crate::call::{Call, Order};
+use crate::compile;
+use crate::functions::{Function, NoFunction};
+use crate::gate::{Refusal, Slot};
+use crate::inflight::{Ended, InFlight};
+use crate::instance::Instance;
+use crate::metrics::StartKind;
+use crate::outcome::{self, Timing};
+use crate::pool::Lease;
+use crate::reply::{Answer, Failure, RequestId, TIMEOUT};
+use crate::room;
+use crate::shared::{Busy, Job};
+
+/// How long a fresh sandbox may take to be asked for.
+const START: Duration = Duration::from_secs(10);
+/// Instances that are tried when one turns out to be gone.
+const ATTEMPTS: usize = 3;
+
+/// Answers a call of the handler that the path names.
+pub async fn answer(
+    agent: &Arc<Agent>,
+    parts: &Parts,
+    mut body: Incoming,
+    name: &str,
+    id: &RequestId,
+) -> Answer {
+    let _counted = Inflight::enter(agent);
+    let mut visit = Visit { agent, parts, id, arrived: Instant::now(), reading: false };
+    match visit.run(&mut body, name).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            // Code that cannot be loaded is the handler's failure: it is counted as an answer of the handler.
+            if failure.component != Component::Function {
+                agent.metrics.rejected(failure.reason);
+            }
+            // A client that is still sending would not read the answer.
+            let silent = matches!(failure.reason, Reason::RequestTimeout | Reason::BadRequest);
+            if !silent && (visit.reading || !body::is_held_back(&parts.headers)) {
+                body::discard(&mut body).await;
+            }
+            failure.answer(id)
+        }
+    }
+}
+
+struct Inflight<'a>(&'a Agent);
+
+impl<'a> Inflight<'a> {
+    fn enter(agent: &'a Agent) -> Self {
+        agent.metrics.inflight.inc();
+        Self(agent)
+    }
+}
+
+impl Drop for Inflight<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.inflight.dec();
+    }
+}
+
+struct Visit<'a> {
+    agent: &'a Arc<Agent>,
+    parts: &'a Parts,
+    id: &'a RequestId,
+    arrived: Instant,
+    /// Whether the body has been asked for.
+    reading: bool,
+}
+
+/// What is called.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    function: &'a Arc<Function>,
+    bundle: &'a Arc<Bundle>,
+    own_deadline: Option<Instant>,
+    granted: Instant,
+}
+
+/// An instance and a slot before the call has begun. Dropped, the instance is idle again, and then the slot free.
+struct Prepared {
+    lease: Option<Lease>,
+    slot: Option<Slot>,
+}
+
+impl Prepared {
+    fn take(mut self) -> Result<(Lease, Slot), Failure> {
+        match (self.lease.take(), self.slot.take()) {
+            (Some(lease), Some(slot)) => Ok((lease, slot)),
+            _ => Err(Failure::agent(Reason::Internal, "the instance is gone")),
+        }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.put_back();
+        }
+    }
+}
+
+impl Visit<'_> {
+    /// An error is a call that reached no handler.
+    async fn run(&mut self, body: &mut Incoming, name: &str) -> Result<Answer, Failure> {
+        let agent = self.agent;
+        if agent.drain.has_begun() {
+            return Err(Failure::draining());
+        }
+        body::check_length(&self.parts.headers, agent.config.limits.request.bytes())?;
+        let own_deadline = own_deadline(&self.parts.headers, self.arrived)?;
+        let (function, bundle) = agent.functions.get(name).await.map_err(no_function)?;
+        if let Some(Err(meta)) = bundle.code.get() {
+            let failure = outcome::load_failed(meta.clone());
+            agent.metrics.answered(
+                &function.metrics,
+                failure.reason.status(),
+                self.arrived.elapsed().as_secs_f64(),
+            );
+            return Err(failure);
+        }
+        let mut slot = agent.gate.enter(function.key, own_deadline).await.map_err(refused)?;
+        let granted = Instant::now();
+        let mut event = None;
+        for _ in 0..ATTEMPTS {
+            let target = Target { function: &function, bundle: &bundle, own_deadline, granted };
+            let (ended, timing, deadline) = if agent.config.max_runners > 1 {
+                self.attempt_shared(target, slot, &mut event, body).await?
+            } else {
+                self.attempt(target, slot, &mut event, body).await?
+            };
+            match ended.verdict().await {
+                Err(untouched) => {
+                    tracing::warn!(handler = &*function.name, why = untouched.why, "a sandbox took no call");
+                    slot = untouched.slot;
+                }
+                Ok((end, exit)) => {
+                    compile::want(agent, &function, &bundle);
+                    return Ok(outcome::answer(agent, &function, self.id, (end, exit), timing, deadline));
+                }
+            }
+        }
+        let message = "sandboxes end before they take the call; the worker's log says why";
+        Err(Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1)))
+    }
+
+    /// Tries the call with an instance of its own.
+    async fn attempt(
+        &mut self,
+        target: Target<'_>,
+        slot: Slot,
+        event: &mut Option<Bytes>,
+        body: &mut Incoming,
+    ) -> Result<(Ended, Timing, Instant), Failure> {
+        let (lease, kind) = self.acquire(target).await?;
+        let prepared = Prepared { lease: Some(lease), slot: Some(slot) };
+        let ready = Instant::now();
+        // Only now: a body that was not asked for can still go to another worker.
+        let event = self.event(event, body).await?;
+        let timing = Timing::new(kind, self.arrived, target.granted, ready);
+        let deadline = self.deadline(timing.sent, target.own_deadline);
+        let (lease, slot) = prepared.take()?;
+        let call = Call::begin(lease, self.order(target.function, event, deadline));
+        let flight =
+            InFlight::new(Arc::clone(self.agent), Arc::clone(target.function), self.id.clone(), call, slot);
+        Ok((flight.await, timing, deadline))
+    }
+
+    /// Tries the call with an instance that may run others as well.
+    async fn attempt_shared(
+        &mut self,
+        target: Target<'_>,
+        slot: Slot,
+        event: &mut Option<Bytes>,
+        body: &mut Incoming,
+    ) -> Result<(Ended, Timing, Instant), Failure> {
+        let event = self.event(event, body).await?;
+        let start = Timing::new(StartKind::Warm, self.arrived, target.granted, Instant::now());
+        let deadline = self.deadline(start.sent, target.own_deadline);
+        let order = self.order(target.function, event, deadline);
+        let (job, ended) = Job::new(&order, slot);
+        let timing = match target.function.busy.join(target.bundle, self.agent.config.max_runners, job) {
+            Ok(()) => start,
+            Err(job) => {
+                let (lease, kind) = self.acquire(target).await?;
+                Busy::start(self.agent, target.function, lease, &order, job);
+                Timing::new(kind, self.arrived, target.granted, Instant::now())
+            }
+        };
+        let lost = |_| Failure::agent(Reason::Internal, "the task that runs the call has ended");
+        Ok((ended.await.map_err(lost)?, timing, deadline))
+    }
+
+    /// The event: read from the client at the first attempt.
+    async fn event(&mut self, event: &mut Option<Bytes>, body: &mut Incoming) -> Result<Bytes, Failure> {
+        if let Some(event) = event {
+            return Ok(event.clone());
+        }
+        let read = self.read(body).await?;
+        *event = Some(read.clone());
+        Ok(read)
+    }
+
+    async fn read(&mut self, body: &mut Incoming) -> Result<Bytes, Failure> {
+        self.reading = true;
+        body::read(body, self.agent.config.limits.request.bytes()).await
+    }
+
+    /// An instance for the call: an idle one with the right code, or a fork of the Zygote.
+    async fn acquire(&self, target: Target<'_>) -> Result<(Lease, StartKind), Failure> {
+        let Target { function, bundle, own_deadline, .. } = target;
+        let agent = self.agent;
+        while let Some((lease, paused)) = agent.pool.take(function.key) {
+            if Arc::ptr_eq(&lease.bundle, bundle) {
+                return Ok((lease, if paused { StartKind::Unpaused } else { StartKind::Warm }));
+            }
+            // The code has changed: none of the idle ones has the new one.
+            drop(lease);
+            agent.pool.evict(function.key);
+        }
+        let deadline = Instant::now() + START;
+        let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
+        room::wait(agent, deadline).await?;
+        let sandbox = agent.zygotes.fork(bundle.path.clone(), deadline).await.map_err(|error| {
+            tracing::warn!(handler = &*function.name, %error, "no sandbox");
+            Failure::new(Component::Sandbox, Reason::NoCapacity, error.to_string())
+                .after(Duration::from_secs(1))
+        })?;
+        let instance = Instance::new(sandbox, Arc::clone(bundle));
+        Ok((agent.pool.adopt(Arc::clone(&function.name), function.key, instance), StartKind::Zygote))
+    }
+
+    fn order<'o>(&'o self, function: &'o Function, event: Bytes, deadline: Instant) -> Order<'o> {
+        let limits = &self.agent.config.limits;
+        Order {
+            handler: &function.name,
+            id: self.id.as_str(),
+            method: self.parts.method.as_str(),
+            path: self.parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+            event,
+            deadline,
+            response_limit: usize::try_from(limits.response.bytes()).unwrap_or(usize::MAX),
+            log_limit: limits.log.bytes(),
+        }
+    }
+
+    fn deadline(&self, sent: Instant, own: Option<Instant>) -> Instant {
+        let deadline = sent + self.agent.config.limits.timeout;
+        own.map_or(deadline, |own| own.min(deadline))
+    }
+}
+
+/// The caller's own deadline.
+fn own_deadline(headers: &HeaderMap, arrived: Instant) -> Result<Option<Instant>, Failure> {
+    let Some(value) = headers.get(&TIMEOUT) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("(not ASCII)");
+    match durations::parse(text) {
+        Ok(limit) => Ok(arrived.checked_add(limit)),
+        Err(error) => {
+            Err(Failure::agent(Reason::BadRequest, format!("the header X-Timeout: {text:?} {error}")))
+        }
+    }
+}
+
+fn no_function(error: NoFunction) -> Failure {
+    let reason = match &error {
+        NoFunction::Name(_) => Reason::BadName,
+        NoFunction::Unknown(_) => Reason::HandlerNotFound,
+        NoFunction::Tree(_, tree) if tree.is_ours() => Reason::Internal,
+        NoFunction::Tree(..) => Reason::ImportFailed,
+    };
+    Failure::agent(reason, error.to_string())
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Draining => Failure::draining(),
+        Refusal::Full(reason, after) => Failure::agent(
+            Reason::ConcurrencyExceeded,
+            format!(
+                "all instances of the handler are busy and its queue is full ({}): raise max_instances or queue_length",
+                reason.as_str()
+            ),
+        )
+        .after(after),
+        Refusal::Expired(waited) => Failure::agent(
+            Reason::FunctionTimeout,
+            format!("the call waited {} ms for an instance of the handler, and none became free", waited.as_millis()),
+        ),
+    }
+}

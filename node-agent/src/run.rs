@@ -1,0 +1,150 @@
+//! The worker from start to end: configuration, ports, sandboxes, calls, drain.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use axum::Json;
+use axum::routing::get;
+use openlambda_config::{Base as ConfigBase, WorkerConfig};
+use openlambda_sandbox::{Base, Host, HostConfig, Nursery};
+use openlambda_telemetry::{AdminServer, Readiness, Registry, Signals, admin, logging};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::agent::Agent;
+use crate::metrics::Metrics;
+use crate::server;
+
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 4096;
+/// Where the files of the Python runtime are, if not beside the binary.
+const RUNTIME_DIR: &str = "OPENLAMBDA_RUNTIME_DIR";
+/// What may still run on blocking threads at the end: looks at directories, removal of bundles.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves until a signal.
+pub fn run(file: &Path) -> anyhow::Result<()> {
+    logging::init()?;
+    let config = WorkerConfig::load(file)?;
+    raise_open_files()?;
+    let listener = bind(config.listen, "worker_port", file)?;
+    let admin = bind(config.admin, "admin_port", file)?;
+    // Single-threaded up to here: it changes what only a process without threads may change.
+    let host = openlambda_sandbox::prepare(host_config(&config)?)?;
+    let runtime = runtime(config.data_threads).context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(config, host, listener, admin));
+    runtime.shutdown_timeout(LAST_GRACE);
+    result
+}
+
+fn bind(address: SocketAddr, key: &str, file: &Path) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "port {} ({key} in {}) is in use: stop what uses it, or set another {key}",
+            address.port(),
+            file.display()
+        ),
+        _ => anyhow!("cannot listen on {address} ({key} in {}): {error}", file.display()),
+    })?;
+    // The standard library asks for 128; asking again changes that.
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Each instance holds a few descriptors, each connection one.
+fn raise_open_files() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context("cannot raise the limit of open files")
+}
+
+fn host_config(config: &WorkerConfig) -> anyhow::Result<HostConfig> {
+    Ok(HostConfig {
+        base: match &config.base {
+            ConfigBase::Host => Base::Host,
+            ConfigBase::Dir(directory) => Base::Dir(directory.clone()),
+        },
+        state_dir: config.worker_dir.clone(),
+        runtime_dir: runtime_dir()?,
+        python: config.python.clone(),
+        cgroup_pool: config.cgroup_pool as usize,
+    })
+}
+
+fn runtime_dir() -> anyhow::Result<PathBuf> {
+    if let Some(directory) = std::env::var_os(RUNTIME_DIR) {
+        return Ok(directory.into());
+    }
+    let binary =
+        std::env::current_exe().context("cannot tell where this binary is; set OPENLAMBDA_RUNTIME_DIR")?;
+    Ok(binary.with_file_name("runtime"))
+}
+
+fn runtime(threads: u32) -> io::Result<Runtime> {
+    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads as usize);
+    }
+    builder.thread_name("data").enable_all().build()
+}
+
+async fn serve(
+    config: WorkerConfig,
+    host: Host,
+    listener: TcpListener,
+    admin: TcpListener,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let registry = Registry::new("node-agent")?;
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let readiness = Readiness::new();
+    let starting = readiness.block("nursery");
+    let (listen, drain_timeout) = (config.listen, config.drain_timeout);
+    let agent = Agent::new(config, metrics, readiness.clone()).context("cannot prepare worker_dir")?;
+    let state = Arc::clone(&agent);
+    let router = admin::router(registry, readiness.clone())
+        .route("/debug/state", get(async move || Json(state.state())));
+    let _admin = AdminServer::start(admin, router)?;
+    let nursery = host.start().await?;
+    let _sampler = agent.start_upkeep().context("cannot start the load sampler")?;
+    let zygotes = Arc::clone(&agent.zygotes);
+    let supervisor =
+        zygotes.supervise(nursery.clone(), readiness, Arc::clone(&agent.metrics), agent.drain.clone());
+    let mut supervisor = tokio::spawn(supervisor);
+    let listener = tokio::net::TcpListener::from_std(listener).context("cannot serve the worker's port")?;
+    tokio::spawn(server::serve(Arc::clone(&agent), listener));
+    drop(starting);
+    tracing::info!(%listen, "serving");
+    let result = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, in_flight = agent.drain.in_flight(), "draining");
+            Ok(())
+        }
+        // Nothing can be served any more: whoever started the worker is to start another.
+        ended = &mut supervisor => match ended {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) | Err(_) => Err(anyhow!("the task that starts Zygotes has ended")),
+        },
+    };
+    end(&agent, &nursery, drain_timeout, &mut signals).await;
+    supervisor.abort();
+    tracing::info!("ended");
+    result
+}
+
+/// Lets running calls end, then removes everything. A second signal cuts the waiting short.
+async fn end(agent: &Agent, nursery: &Nursery, deadline: Duration, signals: &mut Signals) {
+    tokio::select! {
+        finished = agent.drain.finish(deadline) => if let Err(error) = finished {
+            tracing::warn!("{error}; they are cut off");
+        },
+        signal = signals.next() => tracing::warn!(signal, "asked again: running calls are cut off"),
+    }
+    nursery.shutdown().await;
+    agent.functions.remove_bundles();
+}

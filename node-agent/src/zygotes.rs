@@ -1,0 +1,141 @@
+//! The root Zygote: started, watched, started again with growing pauses when it ends. Who wants a sandbox meanwhile
+//! waits for the next one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openlambda_policy::backoff::Backoff;
+use openlambda_sandbox::{ForkError, Limits, Nursery, Sandbox, SandboxSpec, StartError, Zygote};
+use openlambda_telemetry::{Drain, Readiness};
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+
+/// The first pause after a Zygote has ended, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// One that has lived so long was all right: its end is not counted as a failure in a row.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSandbox {
+    /// None came up in time.
+    #[error("no Zygote is up to fork a sandbox from: {0}")]
+    NoZygote(String),
+    /// The fork was refused.
+    #[error("a sandbox could not be forked: {0}")]
+    Fork(#[from] ForkError),
+}
+
+/// Hands out forks of the root Zygote.
+#[derive(Debug)]
+pub struct Zygotes {
+    current: watch::Sender<State>,
+    limits: Limits,
+}
+
+enum State {
+    /// With its number, to tell it from the next.
+    Up(u64, Zygote),
+    /// And why.
+    Down(String),
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Up(..) => "Up",
+            Self::Down(_) => "Down",
+        })
+    }
+}
+
+impl Zygotes {
+    /// None yet; sandboxes will have these limits.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { current: watch::Sender::new(State::Down("the first is starting".into())), limits })
+    }
+
+    /// Forks a sandbox that sees `code` as `/handler`.
+    pub async fn fork(&self, code: PathBuf, deadline: Instant) -> Result<Sandbox, NoSandbox> {
+        let spec = SandboxSpec { code: Some(code), limits: self.limits };
+        loop {
+            let (number, zygote) = self.up(deadline).await?;
+            match zygote.fork(&spec).await {
+                Err(ForkError::ZygoteGone) => self.gone(number, &zygote, deadline).await?,
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    async fn up(&self, deadline: Instant) -> Result<(u64, Zygote), NoSandbox> {
+        if let State::Up(number, zygote) = &*self.current.borrow() {
+            return Ok((*number, zygote.clone()));
+        }
+        let mut changes = self.current.subscribe();
+        let up = changes.wait_for(|state| matches!(state, State::Up(..)));
+        let _ = tokio::time::timeout_at(deadline.into(), up).await;
+        match &*self.current.borrow() {
+            State::Up(number, zygote) => Ok((*number, zygote.clone())),
+            State::Down(why) => Err(NoSandbox::NoZygote(why.clone())),
+        }
+    }
+
+    /// Waits until a Zygote that does not listen is gone and known to be, so that the next one asked is another.
+    async fn gone(&self, gone: u64, zygote: &Zygote, deadline: Instant) -> Result<(), NoSandbox> {
+        zygote.kill();
+        let mut changes = self.current.subscribe();
+        let other = changes.wait_for(|state| !matches!(state, State::Up(number, _) if *number == gone));
+        let other = tokio::time::timeout_at(deadline.into(), other).await;
+        other.map(drop).map_err(|_| NoSandbox::NoZygote("it has ended".into()))
+    }
+
+    /// Keeps one up until the worker's end. The readiness is blocked while there is none. An error means that there
+    /// will never be one again.
+    pub async fn supervise(
+        self: Arc<Self>,
+        nursery: Nursery,
+        readiness: Readiness,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Result<(), StartError> {
+        let epoch = Instant::now();
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut blocker = Some(readiness.block("root Zygote"));
+        let mut number = 0;
+        while !drain.has_begun() {
+            number += 1;
+            let asked = Instant::now();
+            match nursery.zygote().await {
+                Ok(zygote) => {
+                    let since = Instant::now();
+                    self.current.send_replace(State::Up(number, zygote.clone()));
+                    metrics.zygotes.set(1);
+                    blocker = None;
+                    tracing::info!(took = ?asked.elapsed(), "the root Zygote is up");
+                    zygote.exited().await;
+                    if since.elapsed() > STEADY {
+                        backoff.succeed();
+                    }
+                    if !drain.has_begun() {
+                        self.down("it has ended".into(), &metrics);
+                    }
+                }
+                Err(error @ StartError::Gone) => return Err(error),
+                Err(error) => self.down(error.to_string(), &metrics),
+            }
+            blocker = blocker.or_else(|| Some(readiness.block("root Zygote")));
+            backoff.fail(epoch.elapsed());
+            tokio::time::sleep(backoff.remaining(epoch.elapsed())).await;
+        }
+        Ok(())
+    }
+
+    fn down(&self, why: String, metrics: &Metrics) {
+        metrics.zygotes.set(0);
+        metrics.zygote_restarts.inc();
+        tracing::warn!(why, "the root Zygote is down; it is started again");
+        self.current.send_replace(State::Down(why));
+    }
+}
