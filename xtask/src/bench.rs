@@ -1,0 +1,100 @@
+//! `cargo xtask bench`: figures that mean something elsewhere, since each is a ratio to an anchor that was measured
+//! in the same run, block by block in turn.
+
+mod anchor;
+mod create;
+mod idle;
+mod machine;
+mod report;
+mod stats;
+mod subject;
+mod warm;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+
+use crate::build::{Built, Profile, build};
+use crate::workspace::Workspace;
+use crate::{interrupt, setup};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Rounds of blocks that are measured in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), global = true)]
+    rounds: u32,
+    /// Write all figures to this file
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Fail if a target is missed
+    #[arg(long, global = true)]
+    gate: bool,
+    /// Wait up to so many seconds until the machine is quiet
+    #[arg(long, default_value_t = 60, global = true)]
+    quiet: u64,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum What {
+    /// Cold starts against the original's steps: 20 a second, one after the other, four at once
+    Create,
+    /// Warm calls against a bare hyper server: one connection and sixteen, directly and through lard
+    Warm,
+    /// Memory of an idle, paused handler
+    Idle {
+        /// How many handlers are kept
+        #[arg(long, default_value_t = 500)]
+        handlers: u32,
+    },
+}
+
+/// What a benchmark runs with.
+struct Bench {
+    workspace: Workspace,
+    built: Built,
+    rounds: u32,
+}
+
+/// `cargo xtask bench`.
+pub fn run(args: &Args) -> Result<()> {
+    setup::require_root("measuring")?;
+    setup::run()?;
+    let workspace = Workspace::find()?;
+    let built = build(&workspace, Profile::Release)?;
+    let bench = Bench { workspace, built, rounds: args.rounds };
+    machine::wait_until_quiet(Duration::from_secs(args.quiet));
+    let report = match args.what {
+        What::Create => create::run(&bench)?,
+        What::Warm => warm::run(&bench)?,
+        What::Idle { handlers } => idle::run(&bench, handlers)?,
+    };
+    report.print();
+    if let Some(path) = &args.json {
+        report.write(path)?;
+        println!("figures written to {}", path.display());
+    }
+    if args.gate && !report.met() {
+        bail!("a target was missed");
+    }
+    Ok(())
+}
+
+/// A folder for the time of a benchmark.
+fn work_folder(purpose: &str) -> Result<(PathBuf, interrupt::Cleanup)> {
+    let folder = std::env::temp_dir().join(format!("openlambda-{purpose}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let cleanup = interrupt::Cleanup::new({
+        let folder = folder.clone();
+        move || {
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                eprintln!("cannot remove {}: {error}", folder.display());
+            }
+        }
+    });
+    Ok((folder, cleanup))
+}

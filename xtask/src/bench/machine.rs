@@ -1,0 +1,123 @@
+//! The machine that is measured on: what it is, whether it is quiet, how much memory is in use.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::vm;
+
+/// A machine is quiet when less than this part of its CPUs is busy.
+const QUIET: f64 = 0.08;
+const LOOK: Duration = Duration::from_secs(1);
+/// The parts of memory that a process costs and that the page cache is not.
+const COUNTED: [&str; 5] = ["AnonPages", "Slab", "KernelStack", "PageTables", "Percpu"];
+
+/// What a figure is worth nothing without.
+pub struct Facts {
+    kernel: String,
+    cpus: usize,
+    memory: u64,
+    cgroups: &'static str,
+}
+
+/// Reads them.
+pub fn facts() -> Facts {
+    Facts {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        memory: meminfo().get("MemTotal").copied().unwrap_or(0),
+        cgroups: if vm::host_has_cgroup_v2() { "v2" } else { "v1" },
+    }
+}
+
+impl Facts {
+    /// In one line.
+    pub fn line(&self) -> String {
+        let gib = self.memory as f64 / f64::from(1 << 30);
+        format!("Linux {}, {} CPUs, {gib:.1} GiB, cgroup {}", self.kernel, self.cpus, self.cgroups)
+    }
+
+    /// As JSON, with the time.
+    pub fn json(&self) -> Value {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        json!({"kernel": self.kernel, "cpus": self.cpus, "memory_bytes": self.memory, "cgroups": self.cgroups, "time": time})
+    }
+}
+
+/// Bytes in use by processes and by the kernel on their behalf.
+pub fn memory_in_use() -> u64 {
+    let info = meminfo();
+    COUNTED.iter().filter_map(|name| info.get(*name)).sum()
+}
+
+fn meminfo() -> HashMap<String, u64> {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+            Some((name.to_owned(), kib * 1024))
+        })
+        .collect()
+}
+
+/// Returns when the machine is quiet, or after `patience`, with a warning: a busy machine gives bad figures.
+pub fn wait_until_quiet(patience: Duration) {
+    let end = Instant::now() + patience;
+    let mut busy = busy_part();
+    while busy > QUIET && Instant::now() < end {
+        busy = busy_part();
+    }
+    if busy > QUIET {
+        eprintln!(
+            "warning: {:.0} % of the CPUs are busy with other things; the figures will suffer",
+            busy * 100.0
+        );
+    }
+}
+
+/// How much of the CPUs is busy, looking for a while.
+fn busy_part() -> f64 {
+    let (busy, all) = cpu_ticks();
+    std::thread::sleep(LOOK);
+    let (busy_now, all_now) = cpu_ticks();
+    (busy_now - busy) as f64 / (all_now - all).max(1) as f64
+}
+
+fn cpu_ticks() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let first = text.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; guest time is in user already
+    let ticks: Vec<u64> =
+        first.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
+    let all: u64 = ticks.iter().sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    (all - idle, all)
+}
+
+/// How many processes live in a pid namespace other than ours: sandboxes and Zygotes.
+pub fn sandboxed_processes() -> usize {
+    let ours = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(|c: char| c.is_ascii_digit()))
+        .filter_map(|entry| fs::read_link(entry.path().join("ns/pid")).ok())
+        .filter(|namespace| *namespace != ours)
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_a_kernel_memory_and_ticks() {
+        let facts = facts();
+        assert!(!facts.kernel.is_empty() && facts.cpus > 0 && facts.memory > 0);
+        assert!(memory_in_use() > 0);
+        let (busy, all) = cpu_ticks();
+        assert!(busy > 0 && all > busy);
+    }
+}

@@ -1,0 +1,177 @@
+//! `cargo xtask test`: every test, tier by tier. What cannot run fails; nothing is skipped in silence.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::build::{Built, Profile, build};
+use crate::leftovers::{self, Snapshot};
+use crate::metadata::{self, Packages};
+use crate::workspace::Workspace;
+use crate::{check, command, setup, vm};
+
+/// The integration tests that need root and change the machine while they run.
+const PRIVILEGED: &str = "privileged";
+/// The package of the end-to-end tests.
+const END_TO_END: &str = "tests";
+/// A time limit for the whole of the emulated machine, in seconds: it is some 15 times slower than this one.
+const VM_LIMIT: &str = "2400";
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these tiers (repeatable); all that make sense on this machine if none is given
+    #[arg(long, value_enum)]
+    tier: Vec<Tier>,
+    /// Leave out `check`
+    #[arg(long)]
+    no_check: bool,
+}
+
+/// Tests that need the same things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// No root, no network, no clock to wait for
+    Pure,
+    /// Root: real namespaces, mounts and cgroups
+    Privileged,
+    /// A local cluster of real processes
+    E2e,
+    /// The privileged tests and a smoke test in a machine with cgroup v2
+    Vm,
+}
+
+/// `cargo xtask test`.
+pub fn run(args: &Args) -> Result<()> {
+    let tiers = if args.tier.is_empty() { default_tiers() } else { args.tier.clone() };
+    if tiers.iter().any(|tier| *tier != Tier::Pure) {
+        setup::require_root("testing")?;
+    }
+    setup::run()?;
+    let workspace = Workspace::find()?;
+    let mut times = Vec::new();
+    if !args.no_check && args.tier.is_empty() {
+        times.push(timed("check", || check::run(&check::Args::for_test()))?);
+    }
+    let packages = metadata::packages(&workspace)?;
+    let built = build(&workspace, Profile::Dev)?;
+    for tier in tiers {
+        let before = Snapshot::take(&built.bin);
+        let name = format!("{tier:?}").to_lowercase();
+        times.push(timed(&name, || tier.run(&workspace, &packages, &built))?);
+        leftovers::check(&before, &built.bin, &format!("the tier {name}"))?;
+    }
+    println!("\nall passed, and nothing of ours is left on the machine");
+    for (name, time) in times {
+        println!("  {name:<10} {:>6.1} s", time.as_secs_f64());
+    }
+    Ok(())
+}
+
+/// A machine with cgroup v2 tests v2 by itself; one with v1 needs the virtual machine for it.
+fn default_tiers() -> Vec<Tier> {
+    let mut tiers = vec![Tier::Pure, Tier::Privileged, Tier::E2e];
+    if vm::host_has_cgroup_v2() {
+        println!("tier vm: not needed, this machine has cgroup v2");
+    } else if vm::is_debian_12() {
+        tiers.push(Tier::Vm);
+    } else {
+        println!("tier vm: not run, it needs Debian 12; cgroup v2 is not tested here");
+    }
+    tiers
+}
+
+fn timed(name: &str, work: impl FnOnce() -> Result<()>) -> Result<(String, Duration)> {
+    println!("\n== {name}");
+    let start = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    Ok((name.to_owned(), start.elapsed()))
+}
+
+impl Tier {
+    fn run(self, workspace: &Workspace, packages: &Packages, built: &Built) -> Result<()> {
+        match self {
+            Self::Pure => pure(workspace, packages),
+            Self::Privileged => serial(workspace, built, &BTreeSet::from([PRIVILEGED.to_owned()])),
+            Self::E2e => serial(workspace, built, &end_to_end(packages)?),
+            Self::Vm => in_vm(workspace, built),
+        }
+    }
+}
+
+/// All tests are built as one workspace, so that a tier does not compile the dependencies anew.
+fn cargo_test(workspace: &Workspace) -> Command {
+    let mut cargo = command::cargo();
+    cargo.current_dir(&workspace.root).args(["test", "--workspace"]);
+    cargo
+}
+
+fn pure(workspace: &Workspace, packages: &Packages) -> Result<()> {
+    let others: BTreeSet<&String> = packages
+        .iter()
+        .filter(|(name, _)| *name != END_TO_END)
+        .flat_map(|(_, package)| &package.tests)
+        .filter(|test| *test != PRIVILEGED)
+        .collect();
+    let mut cargo = cargo_test(workspace);
+    cargo.args(["--lib", "--bins"]).args(others.into_iter().flat_map(|test| ["--test", test]));
+    command::run(&mut cargo)?;
+    command::run(cargo_test(workspace).arg("--doc"))
+}
+
+fn end_to_end(packages: &Packages) -> Result<BTreeSet<String>> {
+    let tests = packages.get(END_TO_END).map(|package| package.tests.clone()).unwrap_or_default();
+    if tests.is_empty() {
+        bail!("the package openlambda-tests has no tests");
+    }
+    Ok(tests)
+}
+
+/// Tests that share the machine's state run one at a time.
+fn serial(workspace: &Workspace, built: &Built, tests: &BTreeSet<String>) -> Result<()> {
+    let mut cargo = cargo_test(workspace);
+    cargo.args(tests.iter().flat_map(|test| ["--test", test])).envs(variables(built));
+    command::run(cargo.args(["--", "--test-threads=1"]))
+}
+
+fn variables(built: &Built) -> [(&'static str, &Path); 2] {
+    [("OPENLAMBDA_BIN_DIR", &built.bin), ("OPENLAMBDA_RUNTIME_DIR", &built.runtime)]
+}
+
+fn in_vm(workspace: &Workspace, built: &Built) -> Result<()> {
+    let test = executable(workspace, PRIVILEGED)?;
+    let mut privileged = guest(workspace, built)?;
+    privileged.arg("--").arg(test).arg("--test-threads=1");
+    command::run(&mut privileged)?;
+    let mut smoke = guest(workspace, built)?;
+    smoke.arg("--").arg(workspace.path("tests/vm/smoke"));
+    command::run(&mut smoke)
+}
+
+/// The virtual machine with the checkout and the target folder at their own paths.
+fn guest(workspace: &Workspace, built: &Built) -> Result<Command> {
+    let mut guest = vm::runner(workspace)?;
+    guest.args(["-t", VM_LIMIT, "-s"]).arg(&workspace.root);
+    if !built.bin.starts_with(&workspace.root) {
+        guest.arg("-s").arg(&workspace.target);
+    }
+    for (name, value) in variables(built) {
+        guest.arg("-e").arg(format!("{name}={}", value.display()));
+    }
+    Ok(guest)
+}
+
+/// Where cargo has put the program of an integration test.
+fn executable(workspace: &Workspace, test: &str) -> Result<String> {
+    let mut cargo = cargo_test(workspace);
+    let text = command::output(cargo.args(["--test", test, "--no-run", "--message-format=json"]))?;
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == test)
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .with_context(|| format!("cargo built no test {test:?}"))
+}
