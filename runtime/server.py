@@ -41,7 +41,7 @@ class Server:
         self.ahead = b""
         self.handler = None
         self.load_error = None
-        self.load_meta = b""
+        self.load_us = None
         self.threads = None
         for output in (sys.stdout, sys.stderr):
             # A line reaches the log when it is printed, not when the sandbox ends.
@@ -101,12 +101,13 @@ class Server:
         began = time.perf_counter_ns()
         os.environ.update(meta.get("env", {}))
         try:
-            self.handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
+            handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
             if (threads := meta.get("threads", 1)) > 1:
                 self.threads = Threads(self, threads)
+            self.handler = handler
         except BaseException as error:
             self.load_error = LOAD_FAILED, describe(error), b""
-        self.load_meta = b'{"load_us":%d}' % ((time.perf_counter_ns() - began) // 1000)
+        self.load_us = since(began)
 
     def call(self, body):
         if self.handler is None:
@@ -115,6 +116,7 @@ class Server:
             event = decode(body.decode()) if body else None
         except (ValueError, RecursionError) as error:
             return BAD_EVENT, encode({"message": str(error)}).encode(), b""
+        began = time.perf_counter_ns()
         try:
             result = self.handler(event)
         except BaseException as error:
@@ -125,7 +127,10 @@ class Server:
             return BAD_RESULT, describe(error), b""
         finally:
             flush()
-        meta, self.load_meta = self.load_meta, b""
+        if self.load_us is None:
+            return OK, b"", answer
+        # The first answer says what of the start was the handler's own doing.
+        meta, self.load_us = b'{"load_us":%d,"run_us":%d}' % (self.load_us, since(began)), None
         return OK, meta, answer
 
 
@@ -151,6 +156,11 @@ class Threads:
             reply = self.server.call(body)
             with self.lock:
                 self.server.send(seq, *reply)
+
+
+def since(began):
+    """Microseconds since a reading of the clock."""
+    return (time.perf_counter_ns() - began) // 1000
 
 
 def flush():

@@ -40,7 +40,7 @@ async fn compile(agent: &Arc<Agent>, function: &Function, bundle: &Arc<Bundle>) 
         }
     };
     let instance = Instance::new(sandbox, Arc::clone(bundle));
-    let lease = agent.pool.adopt(Arc::clone(&function.name), function.key, instance);
+    let lease = agent.pool.adopt_compiler(Arc::clone(&function.name), function.key, instance);
     let mut call = Call::compile(lease, &function.name, deadline, LIMIT);
     let writer = Writer { handler: &function.name, request: "-" };
     let end = poll_fn(|cx| call.poll(cx, writer)).await;

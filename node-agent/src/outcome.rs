@@ -67,7 +67,7 @@ pub fn answer(
     let result = match end {
         End::Reply(Reply { status: Status::Ok, body, .. }) => Ok(body),
         End::Reply(reply) => Err(function_failure(reply)),
-        End::Closed => Err(closed(exit)),
+        End::Closed => Err(closed(exit, agent.config.limits.memory.bytes())),
         End::Refused => Err(Failure::new(Component::Sandbox, Reason::FunctionCrashed, "the sandbox is gone")),
         End::TimedOut => Err(timed_out(deadline - timing.sent)),
         End::TooLarge { length, .. } => Err(too_large(length, agent.config.limits.response.bytes())),
@@ -152,7 +152,7 @@ pub fn load_failed(meta: Meta) -> Failure {
 }
 
 /// The stream has ended: the process has as well, or will.
-fn closed(exit: Option<Exit>) -> Failure {
+fn closed(exit: Option<Exit>, memory: u64) -> Failure {
     match exit {
         Some(exit) if exit.failure.is_some() => {
             tracing::error!(%exit, "a sandbox did not start");
@@ -161,7 +161,10 @@ fn closed(exit: Option<Exit>) -> Failure {
         Some(exit) if exit.oom_killed => Failure::new(
             Component::Sandbox,
             Reason::OutOfMemory,
-            "the handler used more memory than it may and was killed: use less, or raise limits.memory",
+            format!(
+                "the handler needed more than its {} MiB of memory and was killed: use less, or raise limits.memory",
+                memory >> 20
+            ),
         ),
         Some(exit) => Failure::new(
             Component::Sandbox,

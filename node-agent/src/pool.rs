@@ -51,6 +51,8 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     Awake,
+    /// It serves nobody: it only compiles.
+    Compiling,
     /// The policy has said so; not done yet.
     ToPause,
     Paused,
@@ -79,7 +81,7 @@ pub struct View {
     /// Its handler.
     #[serde(serialize_with = "as_text")]
     pub handler: Arc<str>,
-    /// `running`, `idle` or `paused`.
+    /// `running`, `compiling`, `idle` or `paused`.
     pub state: &'static str,
     /// Since the fork.
     pub age_ms: u64,
@@ -125,6 +127,21 @@ impl Pool {
 
     /// Takes up a new instance, which is out on a call at once.
     pub fn adopt(self: &Arc<Self>, handler: Arc<str>, key: Key, instance: Instance) -> Lease {
+        self.enter(handler, key, instance, Condition::Awake)
+    }
+
+    /// Takes up a sandbox that compiles a handler's code and is then given up.
+    pub fn adopt_compiler(self: &Arc<Self>, handler: Arc<str>, key: Key, instance: Instance) -> Lease {
+        self.enter(handler, key, instance, Condition::Compiling)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        handler: Arc<str>,
+        key: Key,
+        instance: Instance,
+        condition: Condition,
+    ) -> Lease {
         let (id, now) = (instance.handle().id(), Instant::now());
         let entry = Entry {
             handler,
@@ -132,7 +149,7 @@ impl Pool {
             born: instance.born,
             used: now,
             bytes: FIRST_GUESS,
-            condition: Condition::Awake,
+            condition,
             instance: None,
         };
         self.state.lock().all.insert(id, entry);
@@ -273,6 +290,7 @@ impl State {
 impl Entry {
     fn view(&self, id: u64) -> View {
         let state = match (&self.instance, self.condition) {
+            (None, Condition::Compiling) => "compiling",
             (None, _) => "running",
             (Some(_), Condition::Paused) => "paused",
             (Some(_), _) => "idle",

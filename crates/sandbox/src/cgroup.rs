@@ -11,5 +11,5 @@ mod tree;
 pub use group::Cgroup;
 pub(crate) use group::borrow;
 pub use pool::CgroupPool;
-pub(crate) use tree::sweep;
 pub use tree::{CgroupError, CgroupTree};
+pub(crate) use tree::{sweep_all, thaw_all};

@@ -126,10 +126,9 @@ fn lock(dir: &Path) -> Result<Flock<File>, PrepareError> {
 /// mounts ended with it: the nursery saw to the former, its private mount namespace to the latter.
 fn sweep_previous(dir: &Path) -> Result<(), PrepareError> {
     let record = dir.join(CGROUPS_FILE);
-    for path in fs::read_to_string(&record).unwrap_or_default().lines().map(Path::new) {
-        on("remove the left cgroup", path, crate::cgroup::sweep(path))?;
-    }
-    Ok(())
+    let text = fs::read_to_string(&record).unwrap_or_default();
+    let roots: Vec<_> = text.lines().map(Path::new).collect();
+    on("remove the cgroups that are named in", &record, crate::cgroup::sweep_all(&roots))
 }
 
 fn own_cgroups(dir: &Path) -> Result<CgroupTree, PrepareError> {

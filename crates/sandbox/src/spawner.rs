@@ -68,7 +68,7 @@ fn run() -> io::Result<ExitCode> {
                 }
             };
             // All that lived in them has ended. An agent that was killed leaves nothing behind.
-            cgroups.iter().try_for_each(|root| crate::cgroup::sweep(root))?;
+            crate::cgroup::sweep_all(&cgroups)?;
             let clean = matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0));
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -112,7 +112,11 @@ impl Nursery {
                 self.reap()?;
             }
             if requests {
-                let Some((bytes, fds)) = fdpass::receive(self.socket.as_fd())? else { return Ok(()) };
+                let Some((bytes, fds)) = fdpass::receive(self.socket.as_fd())? else {
+                    // Our end is the end of all here, but for the frozen: the kernel would wait for them, and so never let us go.
+                    self.config.cgroups.iter().for_each(|root| crate::cgroup::thaw_all(root));
+                    return Ok(());
+                };
                 let ToNursery::StartZygote { id, base_uid } = serde_json::from_slice(&bytes)?;
                 self.start_zygote(id, base_uid, fds)?;
             }

@@ -44,9 +44,15 @@ fn a_killed_worker_takes_everything_along() -> Result<()> {
     let _calls: Vec<_> =
         (0..5).map(|_| Request::call("sleep", &json!(60)).open(cluster.worker_port(0))).collect();
     until("five running calls", || Ok((running(&cluster)? == 5).then_some(())))?;
+    // A paused one as well: frozen processes do not take a signal.
+    cluster.handler("rest", "def handler(event):\n    return event\n")?;
+    cluster.call("rest", &json!(0))?.ok()?;
+    until("a paused instance", || {
+        Ok(cluster.instances("rest")?.iter().any(|i| i["state"] == "paused").then_some(()))
+    })?;
     let (pid, cgroups) = (cluster.worker_pid(0)?, cluster.cgroups(0)?);
-    let processes = until("the Zygote and five sandboxes", || {
-        Ok(Some(cluster.sandboxed_processes(0)?).filter(|processes| processes.len() >= 6))
+    let processes = until("the Zygote and six sandboxes", || {
+        Ok(Some(cluster.sandboxed_processes(0)?).filter(|processes| processes.len() >= 7))
     })?;
     cluster.signal_worker(0, Signal::SIGKILL)?;
     cluster.wait_for_worker_end(pid)?;

@@ -125,7 +125,7 @@ impl CgroupTree {
 
     /// Removes the tree with everything in it, killing what still runs there.
     pub fn remove(&self) -> io::Result<()> {
-        self.roots.iter().try_for_each(|root| sweep(root))
+        sweep_all(&self.roots)
     }
 }
 
@@ -167,6 +167,23 @@ fn enable_controllers(dir: &Path) -> Result<(), CgroupError> {
     })
 }
 
+/// Removes the folders of one agent, of all hierarchies, killing what still runs there.
+pub(crate) fn sweep_all<P: AsRef<Path>>(roots: &[P]) -> io::Result<()> {
+    // A frozen process of v1 takes a signal only when it thaws, and only one of the hierarchies can thaw it.
+    roots.iter().for_each(|root| thaw_all(root.as_ref()));
+    roots.iter().try_for_each(|root| sweep(root.as_ref()))
+}
+
+/// Lets go on whatever is frozen below `root`, if that is a freezer of v1. (On v2 the frozen can be killed.)
+pub(crate) fn thaw_all(root: &Path) {
+    let _ = fs::write(root.join("freezer.state"), "THAWED");
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw_all(&entry.path());
+        }
+    }
+}
+
 /// Kills what runs below `root` and removes it, waiting up to two seconds for processes to end. A missing root is fine.
 pub(crate) fn sweep(root: &Path) -> io::Result<()> {
     let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
@@ -183,8 +200,6 @@ pub(crate) fn sweep(root: &Path) -> io::Result<()> {
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => {}
         }
-        // A frozen process takes a signal only when it thaws.
-        let _ = fs::write(root.join("freezer.state"), "THAWED");
         for pid in fs::read_to_string(root.join("cgroup.procs")).unwrap_or_default().lines() {
             if let Ok(pid) = pid.parse() {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

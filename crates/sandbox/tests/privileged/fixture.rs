@@ -4,10 +4,10 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use openlambda_sandbox::{Base, Host, HostConfig, Limits, Nursery, Sandbox, SandboxSpec, Zygote, prepare};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +30,7 @@ struct Inner {
     pub nursery: Nursery,
     pub zygote: Zygote,
     dir: tempfile::TempDir,
+    frozen: Mutex<Vec<Caller>>,
 }
 
 impl Fixture {
@@ -52,7 +53,7 @@ impl Fixture {
             let zygote = nursery.zygote().await?;
             anyhow::Ok((nursery, zygote))
         })?;
-        Ok(Self(Arc::new(Inner { runtime, nursery, zygote, dir })))
+        Ok(Self(Arc::new(Inner { runtime, nursery, zygote, dir, frozen: Mutex::default() })))
     }
 
     pub fn run(&self, test: Test) -> Result<()> {
@@ -70,6 +71,13 @@ impl Fixture {
         let left: Vec<_> = cgroups.lines().filter(|path| Path::new(path).exists()).collect();
         ensure!(left.is_empty(), "cgroups are left: {left:?}");
         ensure!(!state.join("cgroups").exists(), "the record of cgroups is left");
+        Ok(())
+    }
+
+    /// Freezes a sandbox and keeps it so until the end of all tests.
+    pub fn keep_frozen(&self, caller: Caller) -> Result<()> {
+        caller.sandbox.handle.freeze()?;
+        self.0.frozen.lock().map_err(|_| anyhow!("a test has failed"))?.push(caller);
         Ok(())
     }
 

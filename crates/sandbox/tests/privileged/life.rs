@@ -9,6 +9,7 @@ use crate::fixture::{Fixture, Test};
 pub const TESTS: &[(&str, Test)] = &[
     ("life::answers_and_keeps_state", |f| Box::pin(answers_and_keeps_state(f))),
     ("life::a_frozen_sandbox_answers_after_the_thaw", |f| Box::pin(frozen(f))),
+    ("life::a_frozen_sandbox_does_not_hold_up_the_end", |f| Box::pin(frozen_shutdown(f))),
     ("life::the_exit_status_is_reported", |f| Box::pin(exit_status(f))),
     ("life::a_crash_leaves_the_zygote_alive", |f| Box::pin(crash(f))),
     ("life::a_dropped_sandbox_is_gone_with_all_its_processes", |f| Box::pin(dropped(f))),
@@ -41,6 +42,11 @@ async fn frozen(f: Fixture) -> Result<()> {
     let exit = caller.sandbox.handle.exited().await;
     ensure!(exit.to_string() == "was killed by signal 9 (SIGKILL)", "{exit}");
     Ok(())
+}
+
+/// What a worker with paused instances leaves when it is killed must not keep the next one from starting.
+async fn frozen_shutdown(f: Fixture) -> Result<()> {
+    f.keep_frozen(f.start(COUNTER, Limits::default()).await?)
 }
 
 async fn exit_status(f: Fixture) -> Result<()> {
