@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use openlambda_api::headers;
 use serde_json::json;
 
 use crate::build::{Profile, build};
 use crate::cluster::LocalCluster;
-use crate::http::{Connection, Request, Response};
+use crate::http::{self, Connection, Request, Response};
 use crate::workspace::Workspace;
 use crate::{ports, setup};
 
@@ -65,9 +64,9 @@ fn call(connection: &mut Connection) -> Result<Response> {
 fn show(which: &str, response: &Response) {
     println!("\n{which}: POST {PATH} {EVENT}");
     println!("{}", response.text().trim_end());
-    let start = response.header(headers::START_KIND).unwrap_or("not told");
+    let start = response.header(http::START_KIND).unwrap_or("not told");
     println!("  started: {start}");
-    for (phase, time) in phases(response.header(headers::SERVER_TIMING).unwrap_or_default()) {
+    for (phase, time) in phases(response.header(http::SERVER_TIMING).unwrap_or_default()) {
         println!("  {phase:<10} {time:>9} ms");
     }
 }

@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+/// How a call started, and how long its phases took: on answers of a worker with `response_details`.
+pub const START_KIND: &str = "x-start-kind";
+/// See [`START_KIND`].
+pub const SERVER_TIMING: &str = "server-timing";
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 const HEAD_MAX: usize = 64 * 1024;
 

@@ -8,10 +8,12 @@ mod bench;
 mod build;
 mod check;
 mod cluster;
+mod codegen;
 mod command;
 mod demo;
 mod http;
 mod interrupt;
+mod kube;
 mod leftovers;
 mod metadata;
 mod ports;
@@ -44,10 +46,16 @@ enum Task {
     Bench(bench::Args),
     /// Build the binaries and lay out the runtime files beside them
     Build(build::Args),
+    /// Write the custom resource definitions of crates/api into crds/ and the chart
+    Codegen(codegen::Args),
     /// Install what the other tasks need, as far as it is missing
     Setup,
     /// Run a command in the virtual machine with cgroup v2
     Vm(vm::Args),
+    /// A real Kubernetes on this machine: up, down, load, image
+    Cluster(kube::Args),
+    /// Build the images of the parts that run in a cluster
+    Image(kube::images::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,7 +70,10 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Check(args) => check::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Build(args) => build::run(&args),
+        Task::Codegen(args) => codegen::run(&args),
         Task::Setup => setup::run(),
         Task::Vm(args) => vm::run(&args),
+        Task::Cluster(args) => kube::run(&args),
+        Task::Image(args) => kube::images::run(&args),
     }
 }

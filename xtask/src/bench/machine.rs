@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::vm;
@@ -26,7 +29,7 @@ pub struct Facts {
 pub fn facts() -> Facts {
     Facts {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        cpus: cpus(),
         memory: meminfo().get("MemTotal").copied().unwrap_or(0),
         cgroups: if vm::host_has_cgroup_v2() { "v2" } else { "v1" },
     }
@@ -106,6 +109,41 @@ pub fn sandboxed_processes() -> usize {
         .filter_map(|entry| fs::read_link(entry.path().join("ns/pid")).ok())
         .filter(|namespace| *namespace != ours)
         .count()
+}
+
+/// Who is to run where, in a benchmark that separates them.
+#[derive(Clone, Copy, Debug)]
+pub enum Side {
+    /// The load: the last CPU.
+    Client,
+    /// What is measured: all others.
+    Servers,
+}
+
+/// Keeps this thread, and what it starts from now on, on the CPUs of one side. Does nothing on a machine with one CPU.
+pub fn run_on(side: Side) -> Result<()> {
+    let count = cpus();
+    if count < 2 {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    let wanted = match side {
+        Side::Client => count - 1..count,
+        Side::Servers => 0..count - 1,
+    };
+    for cpu in wanted {
+        set.set(cpu)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).context("choose the CPUs of a benchmark")
+}
+
+/// CPUs of the machine, whichever of them this process may use.
+fn cpus() -> usize {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let is_cpu = |line: &&str| {
+        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    stat.lines().filter(is_cpu).count().max(1)
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use openlambda_api::headers;
 use serde_json::Value;
 
 use super::{Bench, machine};
 use crate::cluster::LocalCluster;
-use crate::http::{Connection, Request};
+use crate::http::{self, Connection, Request};
 use crate::ports;
 
 /// The same as the anchor's handler and event.
@@ -80,7 +79,7 @@ pub fn calls(address: SocketAddr, request: &Request, count: u32, gap: Duration) 
 /// Cold starts: like [`calls`], and each answer must say that it was one.
 pub fn cold_calls(address: SocketAddr, request: &Request, count: u32, gap: Duration) -> Result<Times> {
     let mut connection = Connection::open(address)?;
-    let kind = connection.call(request)?.header(headers::START_KIND).map(str::to_owned);
+    let kind = connection.call(request)?.header(http::START_KIND).map(str::to_owned);
     match kind.as_deref() {
         Some("zygote" | "cold") => calls(address, request, count, gap),
         other => bail!("a call that must be a cold start says it was {other:?}"),
