@@ -3,6 +3,9 @@
 //! Not the standard harness, as the machine must be prepared before any thread exists, and the nursery is this binary started anew.
 //! Needs the Python runtime in `OPENLAMBDA_RUNTIME_DIR` (`cargo xtask test` sees to it). What cannot run here fails.
 
+// It is its own test runner: what it has to say goes to the terminal.
+#![allow(clippy::print_stderr)]
+
 #[path = "privileged/fixture.rs"]
 mod fixture;
 #[path = "privileged/isolation.rs"]
