@@ -48,7 +48,11 @@ running() { # running PID...: whether one of them is there and no zombie
 wait_for() { # wait_for WHAT SECONDS COMMAND...
   local what=$1 left=$(( $2 * 10 )); shift 2
   until "$@" >/dev/null 2>&1; do
-    (( left-- > 0 )) || { echo "cluster: $what did not come up; logs in $CLUSTER_LOGS" >&2; exit 1; }
+    if (( left-- <= 0 )); then
+      tail -n 20 "$CLUSTER_LOGS/$what.log" >&2 2>/dev/null || true
+      echo "cluster: $what did not come up in time; logs in $CLUSTER_LOGS" >&2
+      exit 1
+    fi
     sleep 0.1
   done
 }
@@ -87,6 +91,11 @@ unmount_below() { # unmount_below FOLDER...
   return 0
 }
 
+remove() { # remove FOLDER...: many at a time, for some disks take milliseconds to free a file
+  find "$@" -xdev ! -type d -print0 2>/dev/null | xargs -0 -r -P 16 -n 100 rm -f
+  rm -rf --one-file-system "$@"
+}
+
 kill_node() { # kill_node N: as if its power had gone; its data and its cable stay
   local n=$1 p
   stop -KILL "kubelet$n" "containerd$n" "kube-proxy$n"
@@ -111,8 +120,9 @@ clear_node() { # clear_node N: all of it goes
   ip route del "$POD_NET.$n.0/24" 2>/dev/null
   # What kubelet, CNI and containerd keep in places that cannot be chosen.
   find /var/log/containers -maxdepth 1 -lname "$CLUSTER_STATE/node$n/*" -delete 2>/dev/null
-  rm -f /var/lib/cni/{results,cache/results}/openlambda-test-node"$n"-* /var/lib/cni/cache/*/openlambda-test-node"$n"-*
-  rm -rf "${CLUSTER_RUN:?}/node$n" "${CLUSTER_STATE:?}/node$n"
+  grep -rlF "$CLUSTER_RUN/node$n/" /var/lib/cni 2>/dev/null | xargs -r rm -f
+  sed -n 's|^unix://\(/run/containerd/s/[0-9a-f]*\)$|\1|p' "$CLUSTER_RUN/node$n"/containerd/*/k8s.io/*/address 2>/dev/null | xargs -r rm -f
+  remove "${CLUSTER_RUN:?}/node$n" "${CLUSTER_STATE:?}/node$n"
   rm -f "$CLUSTER_RUN"/{kubelet,containerd,kube-proxy}"$n".{cmd,pid}
   return 0
 }
