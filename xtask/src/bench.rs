@@ -67,12 +67,13 @@ pub fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
     let built = build(&workspace, Profile::Release)?;
     let bench = Bench { workspace, built, rounds: args.rounds };
-    machine::wait_until_quiet(Duration::from_secs(args.quiet));
-    let report = match args.what {
+    let warning = machine::wait_until_quiet(Duration::from_secs(args.quiet));
+    let mut report = match args.what {
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };
+    warning.into_iter().for_each(|warning| report.note(warning));
     report.print();
     if let Some(path) = &args.json {
         report.write(path)?;

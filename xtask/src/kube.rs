@@ -9,11 +9,13 @@ mod plain;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use crate::interrupt::Cleanup;
+use crate::command;
+use crate::interrupt::{self, Cleanup};
 use crate::workspace::{self, Workspace};
 
 /// Chooses who makes the cluster: `kind` or `plain` (the scripts in tests/cluster).
@@ -117,8 +119,10 @@ impl Cluster {
         let undo = Cleanup::new({
             let cluster = self.clone();
             move || {
-                if let Err(error) = cluster.down() {
-                    eprintln!("cannot take the cluster down: {error:#}");
+                // Not by `command::run`, which starts nothing more once this process was interrupted.
+                let mut down = cluster.down_command();
+                if !down.stdin(Stdio::null()).status().is_ok_and(|status| status.success()) {
+                    eprintln!("the cluster is still there: {} failed", interrupt::describe(&down));
                 }
             }
         });
@@ -131,6 +135,10 @@ impl Cluster {
 
     /// Removes it, if there is one.
     pub fn down(&self) -> Result<()> {
+        command::run(&mut self.down_command())
+    }
+
+    fn down_command(&self) -> Command {
         match self {
             Self::Kind(kind) => kind.down(),
             Self::Plain(plain) => plain.down(),

@@ -66,19 +66,20 @@ fn meminfo() -> HashMap<String, u64> {
         .collect()
 }
 
-/// Returns when the machine is quiet, or after `patience`, with a warning: a busy machine gives bad figures.
-pub fn wait_until_quiet(patience: Duration) {
+/// Returns when the machine is quiet, or after `patience`: then with a warning for the reader of the figures. On a
+/// busy machine even ratios are off, because waking an idle CPU costs several times what waking a busy one does.
+pub fn wait_until_quiet(patience: Duration) -> Option<String> {
     let end = Instant::now() + patience;
     let mut busy = busy_part();
     while busy > QUIET && Instant::now() < end {
         busy = busy_part();
     }
-    if busy > QUIET {
-        eprintln!(
-            "warning: {:.0} % of the CPUs are busy with other things; the figures will suffer",
+    (busy > QUIET).then(|| {
+        format!(
+            "WARNING: {:.0} % of the CPUs were busy with other things at the start: measure again",
             busy * 100.0
-        );
-    }
+        )
+    })
 }
 
 /// How much of the CPUs is busy, looking for a while.

@@ -50,7 +50,7 @@ impl Kind {
     }
 
     pub fn up(&self, nodes: u8) -> Result<()> {
-        self.down()?;
+        command::run(&mut self.down())?;
         let text = fs::read_to_string(self.workspace.path(CONFIG)).context(CONFIG)?;
         let folder = self.folder();
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -62,15 +62,10 @@ impl Kind {
         command::run(&mut kind)
     }
 
-    pub fn down(&self) -> Result<()> {
+    pub fn down(&self) -> Command {
         let mut kind = kind(&["delete", "cluster", "--name", NAME]);
-        command::run(kind.arg("--kubeconfig").arg(self.kubeconfig()))?;
-        match fs::remove_dir_all(self.folder()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.folder().display()))
-            }
-            _ => Ok(()),
-        }
+        kind.arg("--kubeconfig").arg(self.kubeconfig());
+        kind
     }
 
     pub fn load(&self, archives: &[PathBuf]) -> Result<()> {

@@ -31,8 +31,8 @@ impl Plain {
         self.run("up", &[nodes.to_string()])
     }
 
-    pub fn down(&self) -> Result<()> {
-        self.run("down", &[] as &[&str])
+    pub fn down(&self) -> Command {
+        command_line(&self.workspace, "down")
     }
 
     pub fn load(&self, archives: &[PathBuf]) -> Result<()> {
@@ -60,8 +60,13 @@ impl Plain {
 
 /// Runs one of the scripts. What it says goes to standard error: standard output is for what a shell reads.
 pub fn script(workspace: &Workspace, name: &str, args: &[impl AsRef<OsStr>]) -> Result<()> {
+    command::run(command_line(workspace, name).args(args))
+}
+
+fn command_line(workspace: &Workspace, name: &str) -> Command {
     let mut script = Command::new(workspace.path(FOLDER).join(name));
-    command::run(script.args(args).env(CACHE, cache()).stdout(std::io::stderr()))
+    script.env(CACHE, cache()).stdout(std::io::stderr());
+    script
 }
 
 /// What they have built.
