@@ -1,12 +1,26 @@
-//! What two processes of OpenLambda must agree on: header names, error bodies, load reports, handler names.
+//! What two processes of OpenLambda must agree on: header names, error bodies, load reports, handler names, and the
+//! resources of Kubernetes with their schemas.
 //!
 //! This crate has no client, no async runtime and no I/O: it parses and formats.
 
+pub mod cluster;
+pub mod conditions;
+pub mod crds;
 pub mod error;
+pub mod handler;
 pub mod headers;
+pub mod labels;
+pub mod limits;
 pub mod load;
 pub mod name;
+pub mod schema;
+pub mod source;
+pub mod state;
 
+pub use cluster::{LambdaCluster, LambdaClusterSpec, LambdaClusterStatus};
+pub use conditions::{ConditionReason, ConditionType, Verdict};
 pub use error::{Component, ErrorBody, Reason};
+pub use handler::{Handler, HandlerSpec, HandlerStatus};
 pub use load::LoadReport;
 pub use name::HandlerName;
+pub use state::{AgentState, HandlerState, Phase};
