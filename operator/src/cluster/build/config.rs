@@ -1,0 +1,146 @@
+//! The configuration files of agents and lard, in the formats of `crates/config`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use openlambda_api::cluster::{LoadFormula, Policy};
+use openlambda_api::labels::{self, Component, children};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::ValidCluster;
+
+/// lard gives an agent this much longer than the agent takes at most, so that the agent's own answer arrives.
+const MARGIN: Duration = Duration::from_secs(5);
+/// cgroups that an agent keeps ready.
+const CGROUP_POOL: u32 = 16;
+
+/// The ConfigMap, and the digest of each file for the pods that read it.
+pub(super) struct Config {
+    pub config_map: ConfigMap,
+    pub worker_digest: String,
+    pub balancer_digest: String,
+}
+
+pub(super) fn config(cluster: &ValidCluster) -> Config {
+    let (worker, balancer) = (text(&worker(cluster)), text(&balancer(cluster)));
+    let mut metadata = cluster.meta(children::config(&cluster.name), Component::Agent);
+    // It belongs to both parts.
+    metadata.labels.get_or_insert_default().remove(labels::COMPONENT);
+    Config {
+        worker_digest: digest(&worker),
+        balancer_digest: digest(&balancer),
+        config_map: ConfigMap {
+            metadata,
+            data: Some(BTreeMap::from([
+                (children::WORKER_FILE.to_owned(), worker),
+                (children::BALANCER_FILE.to_owned(), balancer),
+            ])),
+            ..ConfigMap::default()
+        },
+    }
+}
+
+/// An agent's file: what holds for handlers that say nothing else, and the agent's own limits.
+pub(super) fn worker(cluster: &ValidCluster) -> Value {
+    let spec = &cluster.spec;
+    let (limits, concurrency) = (&spec.handler_defaults.limits, &spec.handler_defaults.concurrency);
+    let state = |name: &str| format!("{}/{name}", children::STATE_DIR);
+    let mut file = json!({
+        "registry": "local",
+        "registry_dir": state("handlers"),
+        "Pkgs_dir": state("packages"),
+        "worker_dir": state("worker"),
+        "cluster_name": format!("{}/{}", cluster.namespace, cluster.name),
+        "sandbox": "sock",
+        "SOCK_base_path": "host",
+        "worker_port": labels::HTTP_PORT,
+        "admin_port": labels::ADMIN_PORT,
+        "cg_pool_size": CGROUP_POOL,
+        "max_runners": concurrency.per_instance,
+        "max_instances": concurrency.max_instances,
+        "idle_timeout": concurrency.idle_timeout,
+        "handler_cache_size": spec.agent.handler_cache.memory,
+        "import_cache_size": cluster.import_cache.to_string(),
+        "queue_length": spec.agent.queue.length,
+        "queue_timeout": spec.agent.queue.timeout,
+        "drain_timeout": format!("{}s", cluster.drain().as_secs()),
+        "limits": {
+            "memory": limits.memory,
+            "pids": limits.pids,
+            "timeout": limits.timeout,
+            "scratch": limits.scratch,
+            "request": limits.request,
+            "response": limits.response,
+        },
+    });
+    if let Some(cpu) = &limits.cpu {
+        file["limits"]["cpu"] = json!(cpu.0);
+    }
+    if let Some(index) = &spec.packages.index_url {
+        file["pip_mirror"] = json!(index);
+    }
+    if !spec.packages.preinstall.is_empty() {
+        file["startup_pkgs"] = json!(spec.packages.preinstall);
+    }
+    file
+}
+
+/// lard's file. Its servers are the EndpointSlices of the agents' Service.
+pub(super) fn balancer(cluster: &ValidCluster) -> Value {
+    let balancer = &cluster.spec.load_balancer;
+    let timeout = cluster.timeout + cluster.agent_queue + cluster.balancer_queue + MARGIN;
+    json!({
+        "Host": "0.0.0.0",
+        "Port": labels::HTTP_PORT,
+        "AdminPort": labels::ADMIN_PORT,
+        "Policy": policy(balancer.policy),
+        "LoadFormula": formula(balancer.load_formula),
+        "LoadLow": fraction(balancer.load_low_percent),
+        "LoadHigh": fraction(balancer.load_high_percent),
+        "RequestLimit": cluster.spec.handler_defaults.limits.request,
+        "Timeout": format!("{}ms", timeout.as_millis()),
+        "Servers": [],
+    })
+}
+
+impl ValidCluster {
+    /// What calls in flight get when an agent or lard ends: the longest that one may take, waiting included.
+    pub(super) fn drain(&self) -> Duration {
+        let exact = self.timeout + self.agent_queue;
+        Duration::from_secs(exact.as_secs() + u64::from(exact.subsec_nanos() > 0))
+    }
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::RoundRobin => "RoundRobin",
+        // The validation lets only these two through.
+        _ => "LARD",
+    }
+}
+
+fn formula(formula: LoadFormula) -> &'static str {
+    match formula {
+        LoadFormula::Connections => "Connections",
+        LoadFormula::AverageResource => "AverageResource",
+        LoadFormula::AverageResourceConnections => "AverageResourceConnections",
+        LoadFormula::DominantResource => "DominantResource",
+        LoadFormula::DominantResourceConnections => "DominantResourceConnections",
+    }
+}
+
+fn fraction(percent: i32) -> f64 {
+    f64::from(percent) / 100.0
+}
+
+fn text(value: &Value) -> String {
+    // The alternate form is indented; a Value always has one.
+    format!("{value:#}\n")
+}
+
+fn digest(text: &str) -> String {
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

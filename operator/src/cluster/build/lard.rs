@@ -1,0 +1,131 @@
+//! lard's Deployment and how many of its pods may be away.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec,
+    SeccompProfile, SecurityContext, SleepAction, TopologySpreadConstraint,
+};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use openlambda_api::labels::{Component, children};
+
+use super::{ValidCluster, pod, pull_secrets, requirements};
+use crate::settings::Settings;
+
+/// Nobody: the user of the image.
+const USER: i64 = 65_532;
+/// Between the end of readiness and SIGTERM: kube-proxies and Ingress controllers learn it meanwhile.
+const BEFORE_TERM_SECONDS: i64 = 5;
+/// Beyond the drain of calls.
+const CLEANUP_SECONDS: i64 = 5;
+
+pub(super) fn deployment(cluster: &ValidCluster, settings: &Settings, config_digest: &str) -> Deployment {
+    Deployment {
+        metadata: cluster.meta(children::lard(&cluster.name), Component::Lard),
+        spec: Some(DeploymentSpec {
+            replicas: Some(cluster.spec.load_balancer.replicas),
+            selector: cluster.selector(Component::Lard),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                // Never fewer than asked for: an update must not cost a call.
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_unavailable: Some(IntOrString::Int(0)),
+                    max_surge: Some(IntOrString::Int(1)),
+                }),
+            }),
+            revision_history_limit: Some(2),
+            template: PodTemplateSpec {
+                metadata: Some(pod::meta(cluster, Component::Lard, config_digest)),
+                spec: Some(pod_spec(cluster, settings)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
+    let spec = &cluster.spec.load_balancer;
+    let (volume, mount) = pod::config_volume(cluster, children::BALANCER_FILE);
+    let longest = cluster.drain() + cluster.balancer_queue;
+    let drain = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX / 2);
+    PodSpec {
+        service_account_name: Some(children::lard(&cluster.name)),
+        automount_service_account_token: Some(true),
+        enable_service_links: Some(false),
+        node_selector: pod::node_selector(&spec.node_selector),
+        tolerations: pod::tolerations(&spec.tolerations),
+        priority_class_name: spec.priority_class_name.clone(),
+        image_pull_secrets: pull_secrets(settings),
+        termination_grace_period_seconds: Some(BEFORE_TERM_SECONDS + drain + CLEANUP_SECONDS),
+        topology_spread_constraints: Some(vec![spread(cluster)]),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".into(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![Container {
+            name: "lard".to_owned(),
+            image: Some(settings.lard_image.clone()),
+            image_pull_policy: Some(settings.image_pull_policy.clone()),
+            args: Some(pod::arguments(cluster, children::BALANCER_FILE)),
+            env: Some(pod::environment()),
+            ports: Some(pod::ports()),
+            resources: requirements(&spec.resources),
+            security_context: Some(locked_down()),
+            lifecycle: Some(Lifecycle { pre_stop: Some(sleep()), ..Lifecycle::default() }),
+            startup_probe: Some(pod::probe("/livez", 1, 60)),
+            liveness_probe: Some(pod::probe("/livez", 10, 6)),
+            readiness_probe: Some(pod::probe("/readyz", 1, 2)),
+            volume_mounts: Some(vec![mount]),
+            ..Container::default()
+        }],
+        volumes: Some(vec![volume]),
+        ..PodSpec::default()
+    }
+}
+
+/// Two on one node die together.
+fn spread(cluster: &ValidCluster) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(cluster.selector(Component::Lard)),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn locked_down() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn sleep() -> LifecycleHandler {
+    LifecycleHandler {
+        sleep: Some(SleepAction { seconds: BEFORE_TERM_SECONDS }),
+        ..LifecycleHandler::default()
+    }
+}
+
+/// At most one at a time; a share that must stay would block the drain of a node when there is only one.
+pub(super) fn disruption_budget(cluster: &ValidCluster) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: cluster.meta(children::lard(&cluster.name), Component::Lard),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(cluster.selector(Component::Lard)),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    }
+}

@@ -1,0 +1,134 @@
+//! Tests of what is built: snapshots of the smallest and of a full cluster.
+
+use std::path::Path;
+
+use openlambda_config::{BalancerConfig, WorkerConfig};
+use serde::Serialize;
+use serde_json::json;
+
+use super::*;
+use crate::cluster::validate::validate;
+use crate::fixtures::{cluster, settings};
+
+fn built(spec: serde_json::Value) -> Children<Prepared> {
+    build(&validate(&cluster("demo", spec)).unwrap(), &settings())
+}
+
+fn full() -> serde_json::Value {
+    json!({
+        "agent": {
+            "nodeSelector": {"node-role": "functions"},
+            "tolerations": [{"key": "functions", "operator": "Exists"}],
+            "resources": {"requests": {"cpu": 1, "memory": "4Gi"}, "limits": {"memory": "16Gi"}},
+            "updateStrategy": {"maxUnavailable": "10%"},
+            "storage": {"hostPath": "/var/lib/openlambda/", "size": "50Gi"},
+            "importCache": {"memory": "4Gi"},
+            "handlerCache": {"memory": "8Gi"},
+        },
+        "handlerDefaults": {"limits": {"cpu": "1", "timeout": "1500ms"}},
+        "packages": {"indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"]},
+        "loadBalancer": {
+            "replicas": 3, "policy": "RoundRobin", "loadFormula": "DominantResource",
+            "service": {"type": "NodePort", "port": 8000, "nodePort": 30080, "annotations": {"a": "b"}},
+        },
+        "ingress": {"className": "traefik", "host": "f.example.com", "tls": {"secretName": "f-tls"}},
+    })
+}
+
+/// All children as the API server would be sent them.
+fn everything(children: Children<Prepared>) -> Vec<serde_json::Value> {
+    let Children {
+        service_accounts,
+        roles,
+        role_bindings,
+        config_maps,
+        services,
+        daemon_sets,
+        deployments,
+        disruption_budgets,
+        network_policies,
+        ingresses,
+        state: _,
+    } = children;
+    let mut all = Vec::new();
+    add(&mut all, service_accounts);
+    add(&mut all, roles);
+    add(&mut all, role_bindings);
+    add(&mut all, config_maps);
+    add(&mut all, services);
+    add(&mut all, daemon_sets);
+    add(&mut all, deployments);
+    add(&mut all, disruption_budgets);
+    add(&mut all, network_policies);
+    add(&mut all, ingresses);
+    all
+}
+
+fn add<K: Serialize>(all: &mut Vec<serde_json::Value>, list: Vec<K>) {
+    all.extend(list.iter().map(|object| serde_json::to_value(object).unwrap()));
+}
+
+#[test]
+fn minimal() {
+    insta::assert_yaml_snapshot!(everything(built(json!({}))));
+}
+
+#[test]
+fn complete() {
+    insta::assert_yaml_snapshot!(everything(built(full())));
+}
+
+#[test]
+fn the_files_are_taken_by_those_who_read_them() {
+    for spec in [json!({}), full()] {
+        let map = built(spec).config_maps.remove(0).data.unwrap();
+        let worker = serde_json::from_str(&map["worker.json"]).unwrap();
+        let worker = WorkerConfig::from_value(&worker, Path::new("/etc/openlambda/worker.json")).unwrap();
+        assert_eq!((worker.listen.port(), worker.admin.port()), (8080, 9080));
+        assert_eq!(worker.worker_dir, Path::new("/var/lib/openlambda/worker"));
+        let balancer = serde_json::from_str(&map["load_balancer.json"]).unwrap();
+        let balancer = BalancerConfig::from_value(&balancer, Path::new("/etc/openlambda/b.json")).unwrap();
+        assert_eq!((balancer.port, balancer.admin_port), (8080, 9080));
+        assert!(balancer.timeout > worker.limits.timeout + worker.queue_timeout);
+    }
+}
+
+#[test]
+fn pods_live_longer_than_the_longest_call() {
+    let slow = built(json!({"handlerDefaults": {"limits": {"timeout": "10m"}}}));
+    let grace =
+        |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| pod.unwrap().termination_grace_period_seconds;
+    let agent = slow.daemon_sets[0].spec.as_ref().unwrap().template.spec.as_ref();
+    let lard = slow.deployments[0].spec.as_ref().unwrap().template.spec.as_ref();
+    assert!(grace(agent) > Some(600) && grace(lard) > Some(600));
+}
+
+#[test]
+fn only_a_part_whose_file_changes_restarts() {
+    let digest = |children: &Children<Prepared>| {
+        let of = |meta: &Option<ObjectMeta>| {
+            meta.as_ref().unwrap().annotations.as_ref().unwrap()[labels::CONFIG_DIGEST].clone()
+        };
+        (
+            of(&children.daemon_sets[0].spec.as_ref().unwrap().template.metadata),
+            of(&children.deployments[0].spec.as_ref().unwrap().template.metadata),
+        )
+    };
+    let before = digest(&built(json!({})));
+    let policy = digest(&built(json!({"loadBalancer": {"policy": "RoundRobin"}})));
+    assert_eq!(before.0, policy.0);
+    assert_ne!(before.1, policy.1);
+    assert_eq!(before, digest(&built(json!({}))));
+}
+
+#[test]
+fn two_clusters_of_a_node_do_not_share_a_directory() {
+    let path = |name| {
+        let valid = validate(&cluster(name, json!({"agent": {"storage": {"hostPath": "/d"}}}))).unwrap();
+        let set = build(&valid, &settings()).daemon_sets.remove(0);
+        let volumes = set.spec.unwrap().template.spec.unwrap().volumes.unwrap();
+        volumes.into_iter().find_map(|volume| volume.host_path).unwrap().path
+    };
+    assert_eq!(path("a"), "/d/functions/a");
+    assert_ne!(path("a"), path("b"));
+}

@@ -1,0 +1,222 @@
+//! Second step: a cluster with every text parsed. Nobody reads the raw spec's texts after it.
+//!
+//! The schema has checked what it can; here is the rest, and what a server without our rules would let pass. All
+//! problems are named at once.
+
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use openlambda_api::LambdaCluster;
+use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec, Policy};
+use openlambda_api::schema::{ByteSize, Span};
+use openlambda_config::{Size, durations};
+
+/// A cluster that can be built.
+#[derive(Clone, Debug)]
+pub struct ValidCluster {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its uid, which makes its children its own.
+    pub uid: String,
+    /// Its spec, for what needs no parsing.
+    pub spec: LambdaClusterSpec,
+    /// `handlerDefaults.limits.timeout`.
+    pub timeout: Duration,
+    /// `agent.queue.timeout`.
+    pub agent_queue: Duration,
+    /// `loadBalancer.queue.timeout`.
+    pub balancer_queue: Duration,
+    /// Zygotes with packages may hold so much; zero: there are none.
+    pub import_cache: Size,
+}
+
+/// A thing that is wrong with a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which field.
+    pub field: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether it is only this version that cannot do it.
+    pub unsupported: bool,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Checks and parses.
+pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
+    let spec = &cluster.spec;
+    let mut check = Check::default();
+    unsupported(spec, &mut check);
+    contradictions(spec, &mut check);
+    let valid = ValidCluster {
+        name: cluster.name_any(),
+        namespace: cluster.namespace().unwrap_or_default(),
+        uid: cluster.uid().unwrap_or_default(),
+        timeout: check.span("spec.handlerDefaults.limits.timeout", &spec.handler_defaults.limits.timeout),
+        agent_queue: check.span("spec.agent.queue.timeout", &spec.agent.queue.timeout),
+        balancer_queue: check.span("spec.loadBalancer.queue.timeout", &spec.load_balancer.queue.timeout),
+        import_cache: import_cache(spec, &mut check),
+        spec: spec.clone(),
+    };
+    sizes(spec, &mut check);
+    if check.problems.is_empty() { Ok(valid) } else { Err(check.problems) }
+}
+
+/// What the API has and this version does not.
+fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
+    let without = "is not supported by this version: leave it out";
+    if !matches!(spec.load_balancer.policy, Policy::Lard | Policy::RoundRobin) {
+        check.unsupported(
+            "spec.loadBalancer.policy",
+            "is not supported by this version: use LARD or RoundRobin",
+        );
+    }
+    if spec.registry.is_some() {
+        check.unsupported("spec.registry", without);
+    }
+    if spec.packages.credentials.is_some() {
+        check.unsupported("spec.packages.credentials", without);
+    }
+    if spec.packages.allow_source_builds {
+        check.unsupported("spec.packages.allowSourceBuilds", "is not supported by this version: use wheels");
+    }
+    if spec.agent.import_cache.mode == ImportCacheMode::Tree {
+        check.unsupported(
+            "spec.agent.importCache.mode",
+            "Tree is not supported by this version: use Auto or Off",
+        );
+    }
+}
+
+/// What the schema's rules say too; an API server that runs without them must not make us do harm.
+fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
+    let balancer = &spec.load_balancer;
+    if balancer.load_low_percent >= balancer.load_high_percent {
+        check.blame("spec.loadBalancer.loadLowPercent", "must be below loadHighPercent");
+    }
+    let path = spec.agent.storage.host_path.as_deref();
+    if path
+        .is_some_and(|path| !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == ".."))
+    {
+        check.blame("spec.agent.storage.hostPath", "must be an absolute path below / without ..");
+    }
+}
+
+fn import_cache(spec: &LambdaClusterSpec, check: &mut Check) -> Size {
+    let cache = &spec.agent.import_cache;
+    match (&cache.memory, cache.mode) {
+        (_, ImportCacheMode::Off) | (None, _) => Size::ZERO,
+        (Some(memory), _) => check.size("spec.agent.importCache.memory", memory),
+    }
+}
+
+fn sizes(spec: &LambdaClusterSpec, check: &mut Check) {
+    let limits = &spec.handler_defaults.limits;
+    for (field, size) in [
+        ("spec.handlerDefaults.limits.memory", &limits.memory),
+        ("spec.handlerDefaults.limits.scratch", &limits.scratch),
+        ("spec.handlerDefaults.limits.request", &limits.request),
+        ("spec.handlerDefaults.limits.response", &limits.response),
+        ("spec.agent.handlerCache.memory", &spec.agent.handler_cache.memory),
+    ] {
+        check.size(field, size);
+    }
+    check.span(
+        "spec.handlerDefaults.concurrency.idleTimeout",
+        &spec.handler_defaults.concurrency.idle_timeout,
+    );
+    if let Some(size) = &spec.agent.storage.size {
+        check.size("spec.agent.storage.size", size);
+    }
+}
+
+/// Gathers problems.
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn blame(&mut self, field: &'static str, message: impl Into<String>) {
+        self.problems.push(Problem { field, message: message.into(), unsupported: false });
+    }
+
+    fn unsupported(&mut self, field: &'static str, message: &str) {
+        self.problems.push(Problem { field, message: message.to_owned(), unsupported: true });
+    }
+
+    fn size(&mut self, field: &'static str, text: &ByteSize) -> Size {
+        Size::parse(text.as_str()).unwrap_or_else(|error| {
+            self.blame(field, format!("{text:?} {error}", text = text.as_str()));
+            Size::ZERO
+        })
+    }
+
+    fn span(&mut self, field: &'static str, text: &Span) -> Duration {
+        durations::parse(text.as_str()).unwrap_or_else(|error| {
+            self.blame(field, format!("{text:?} {error}", text = text.as_str()));
+            Duration::ZERO
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures::cluster;
+
+    fn problems(spec: serde_json::Value) -> Vec<String> {
+        validate(&cluster("demo", spec)).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_empty_spec_is_valid() {
+        let valid = validate(&cluster("demo", json!({}))).unwrap();
+        assert_eq!((valid.timeout, valid.agent_queue), (Duration::from_secs(30), Duration::from_secs(10)));
+        assert_eq!((valid.name.as_str(), valid.import_cache), ("demo", Size::ZERO));
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once() {
+        let texts = problems(json!({
+            "agent": {"storage": {"hostPath": "/a/../etc", "size": "much"}, "queue": {"timeout": "10"}},
+            "handlerDefaults": {"limits": {"memory": "128MB"}},
+            "loadBalancer": {"loadLowPercent": 50, "loadHighPercent": 50},
+        }));
+        assert_eq!(texts.len(), 5, "{texts:#?}");
+        for start in [
+            "spec.loadBalancer.loadLowPercent: must be below",
+            "spec.agent.storage.hostPath: must be an absolute path",
+            "spec.agent.queue.timeout: \"10\" has no unit",
+            "spec.handlerDefaults.limits.memory: \"128MB\" is no quantity",
+            "spec.agent.storage.size: \"much\" is no quantity",
+        ] {
+            assert!(texts.iter().any(|text| text.starts_with(start)), "{start} is not in {texts:#?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_said() {
+        let all = validate(&cluster(
+            "demo",
+            json!({
+                "registry": {"embedded": {}},
+                "packages": {"credentials": {"secretName": "x"}, "allowSourceBuilds": true},
+                "loadBalancer": {"policy": "CostAware"},
+                "agent": {"importCache": {"mode": "Tree", "tree": {"configMap": {"name": "t"}}}},
+            }),
+        ))
+        .unwrap_err();
+        assert_eq!(all.len(), 5, "{all:#?}");
+        assert!(all.iter().all(|problem| problem.unsupported));
+    }
+}
