@@ -15,7 +15,7 @@ import time
 import traceback
 import types
 
-LOAD, CALL, COMPILE = 1, 2, 3
+LOAD, CALL, COMPILE, CHECK = 1, 2, 3, 4
 OK, EXCEPTION, BAD_EVENT, BAD_RESULT, LOAD_FAILED = 0, 1, 2, 3, 4
 
 HEADER = struct.Struct("<IIII")
@@ -23,6 +23,7 @@ HEADER = struct.Struct("<IIII")
 encode = json.JSONEncoder(allow_nan=False).encode
 decode = json.JSONDecoder().decode
 DEFAULT_ENTRYPOINT = "lambda_func.handler"
+FOLDER = "/handler/"
 
 
 def serve(stream):
@@ -59,6 +60,8 @@ class Server:
                 self.load(json.loads(meta), body)
             elif kind == COMPILE:
                 self.send(seq, *compile_module(json.loads(meta)))
+            elif kind == CHECK:
+                self.send(seq, *self.check(json.loads(meta), body))
             else:
                 raise ValueError(f"a frame of unknown kind {kind}")
 
@@ -108,6 +111,12 @@ class Server:
         except BaseException as error:
             self.load_error = LOAD_FAILED, describe(error), b""
         self.load_us = since(began)
+
+    def check(self, meta, code):
+        """The answer to CHECK: whether the handler's module loads."""
+        self.load({**meta, "threads": 1}, code)
+        flush()
+        return self.load_error or (OK, b"", b"")
 
     def call(self, body):
         if self.handler is None:
@@ -223,12 +232,24 @@ def describe(error):
         message = str(error)
     except BaseException:
         message = ""
-    line = getattr(error, "lineno", None)
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename.startswith("/handler/"):
-            line = trace.tb_lineno
-        trace = trace.tb_next
+    file, line = place(error, trace)
     report = {"errorType": type(error).__name__, "message": message, "traceback": text}
     if isinstance(line, int):
         report["line"] = line
+    if file is not None:
+        report["file"] = file
     return encode(report).encode()
+
+
+def place(error, trace):
+    """The file of the handler, below its folder, and the line that an error comes from; each None if unknown."""
+    if isinstance(error, SyntaxError) and str(error.filename).startswith(FOLDER):
+        # The last frame is that of the import; what cannot be compiled is what it imports.
+        return error.filename[len(FOLDER):], error.lineno
+    file, line = None, getattr(error, "lineno", None)
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(FOLDER):
+            file, line = name[len(FOLDER):], trace.tb_lineno
+        trace = trace.tb_next
+    return file, line

@@ -6,17 +6,16 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use openlambda_config::WorkerConfig;
-use openlambda_policy::admission::Limits as QueueLimits;
-use openlambda_sandbox::Limits;
 use openlambda_telemetry::{Drain, Readiness};
 use serde_json::json;
 
 use crate::bundles::Bundles;
-use crate::functions::Functions;
-use crate::gate::Gate;
+use crate::functions::{Functions, Source};
+use crate::gate::Gates;
 use crate::load::{Load, Sampler};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::revision::{Settings, wide};
 use crate::zygotes::Zygotes;
 
 /// Calls of all handlers that may wait: each handler has its own, shorter queue.
@@ -31,8 +30,6 @@ pub struct Agent {
     pub config: WorkerConfig,
     /// The handlers.
     pub functions: Arc<Functions>,
-    /// Admission.
-    pub gate: Arc<Gate>,
     /// The instances.
     pub pool: Arc<Pool>,
     /// Where new ones come from.
@@ -51,29 +48,21 @@ pub struct Agent {
 
 impl Agent {
     /// A worker that has no sandbox yet.
-    pub fn new(config: WorkerConfig, metrics: Arc<Metrics>, readiness: Readiness) -> io::Result<Arc<Self>> {
+    pub fn new(
+        config: WorkerConfig,
+        source: Source,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+    ) -> io::Result<Arc<Self>> {
         let drain = Drain::new();
         let bundles = Bundles::open(config.worker_dir.join("bundles"))?;
-        let wide = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-        let queue = QueueLimits {
-            key_running: wide(config.max_instances).saturating_mul(wide(config.max_runners)),
-            key_waiting: wide(config.queue_length),
-            running: usize::MAX,
-            waiting: WAITING.max(wide(config.queue_length)),
-            timeout: config.queue_timeout,
-        };
-        let limits = Limits {
-            memory: config.limits.memory.bytes(),
-            cpu_millis: config.limits.cpu_millis,
-            pids: config.limits.pids,
-            scratch: config.limits.scratch.bytes(),
-            ..Limits::default()
-        };
+        let queue = wide(config.queue_length.into());
+        let gates = Gates::new(queue, WAITING.max(queue), config.queue_timeout, drain.clone());
+        let functions = Functions::new(source, bundles, gates, Settings::of(&config), Arc::clone(&metrics));
         Ok(Arc::new(Self {
-            functions: Arc::new(Functions::new(config.registry_dir.clone(), bundles, Arc::clone(&metrics))),
-            gate: Gate::new(queue, drain.clone()),
-            pool: Pool::new(config.handler_cache.bytes(), config.pause_after, config.idle_timeout),
-            zygotes: Zygotes::new(limits),
+            functions: Arc::new(functions),
+            pool: Pool::new(config.handler_cache.bytes(), config.pause_after),
+            zygotes: Zygotes::new(),
             load: Arc::default(),
             creating: AtomicUsize::new(0),
             config,
@@ -97,7 +86,7 @@ impl Agent {
         });
         let this = Arc::clone(self);
         self.load.sample(move || {
-            let waiting = this.gate.waiting();
+            let waiting = this.functions.gates.waiting();
             this.metrics.sample(this.pool.counts(), waiting);
             (u64::try_from(this.metrics.inflight.get()).unwrap_or(0), waiting as u64)
         })
@@ -121,7 +110,8 @@ impl Agent {
             .all()
             .into_iter()
             .map(|function| {
-                let (running, waiting) = self.gate.of_key(function.key);
+                let (running, waiting) =
+                    function.serving().map_or((0, 0), |revision| revision.gate.counts());
                 json!({ "name": &*function.name, "digest": function.digest(), "running": running, "waiting": waiting })
             })
             .collect();

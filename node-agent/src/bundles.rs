@@ -16,12 +16,14 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::frame::Meta;
-use crate::tree::{Kind, MAX_BYTES, Tree, TreeError};
+use crate::tree::{ENTRY_FILE, Kind, MAX_BYTES, Tree, TreeError};
 
 /// How often a directory that changes under the copy is copied again.
 const ATTEMPTS: usize = 3;
-const DIRECTORY_MODE: u32 = 0o755;
-const FILE_MODE: u32 = 0o644;
+/// The mode of a directory and of an executable file.
+pub const DIRECTORY_MODE: u32 = 0o755;
+/// The mode of a file that is not executable.
+pub const FILE_MODE: u32 = 0o644;
 
 /// A handler's code at one moment.
 #[derive(Debug)]
@@ -107,11 +109,12 @@ impl Bundles {
 
     /// Copies a handler's directory, or finds the bundle that already holds the same. Blocking.
     pub fn stage(&self, source: &Path) -> Result<Staged, TreeError> {
-        let mut tree = Tree::read(source)?;
+        let read = || Tree::read(source, Path::new(ENTRY_FILE));
+        let mut tree = read()?;
         for _ in 0..ATTEMPTS {
             let copy = self.inner.scratch();
             let digest = copy_tree(&tree, &copy);
-            let after = Tree::read(source)?;
+            let after = read()?;
             match digest {
                 Ok(digest) if after.fingerprint == tree.fingerprint => {
                     let bundle = self.inner.adopt(digest, &copy)?;
@@ -129,6 +132,33 @@ impl Bundles {
             }
         }
         Err(TreeError::Restless(source.to_owned()))
+    }
+
+    /// A bundle of what `fill` puts into an empty directory; `entry` must be among it. `extra` is part of the digest.
+    /// Blocking.
+    pub fn make<E: From<TreeError>>(
+        &self,
+        entry: &Path,
+        extra: &str,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Arc<Bundle>, E> {
+        let copy = self.inner.scratch();
+        let made = make_directory(&copy)
+            .map_err(|source| failed(&copy, source).into())
+            .and_then(|()| fill(&copy))
+            .and_then(|()| Ok(digest_tree(&Tree::read(&copy, entry)?, extra)?));
+        match made {
+            Ok(digest) => Ok(self.inner.adopt(digest, &copy)?),
+            Err(error) => {
+                self.inner.discard(copy);
+                Err(error)
+            }
+        }
+    }
+
+    /// A path for a file of a moment, which goes with the worker if not before.
+    pub fn scratch_file(&self) -> PathBuf {
+        self.inner.scratch()
     }
 }
 
@@ -180,42 +210,77 @@ impl Inner {
     }
 }
 
-/// Copies a tree and gives its digest: over kind, name and the contents' own digest of each entry, so that no two
-/// trees run into the same bytes.
+/// The digest of a tree: over kind, name and the contents' own digest of each entry, so that no two trees run into the
+/// same bytes.
+#[derive(Default)]
+struct TreeDigest(Sha256);
+
+impl TreeDigest {
+    fn header(&mut self, kind: u8, name: &Path) {
+        let name = name.as_os_str().as_encoded_bytes();
+        self.0.update([kind]);
+        self.text(name);
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text);
+    }
+
+    fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Copies a tree and gives its digest.
 fn copy_tree(tree: &Tree, to: &Path) -> Result<String, TreeError> {
-    let mut digest = Sha256::new();
+    let mut digest = TreeDigest::default();
     let mut left = MAX_BYTES;
     make_directory(to).map_err(|source| failed(to, source))?;
     for entry in &tree.entries {
         let (from, target) = (tree.root.join(&entry.path), to.join(&entry.path));
-        let name = entry.path.as_os_str().as_encoded_bytes();
-        let mut header = |kind: u8| {
-            digest.update([kind]);
-            digest.update((name.len() as u64).to_le_bytes());
-            digest.update(name);
-        };
         match &entry.kind {
             Kind::Directory => {
-                header(0);
+                digest.header(0, &entry.path);
                 make_directory(&target).map_err(|source| failed(&target, source))?;
             }
             Kind::Link(end) => {
-                header(1);
-                let end_bytes = end.as_os_str().as_encoded_bytes();
-                digest.update((end_bytes.len() as u64).to_le_bytes());
-                digest.update(end_bytes);
+                digest.header(1, &entry.path);
+                digest.text(end.as_os_str().as_encoded_bytes());
                 symlink(end, &target).map_err(|source| failed(&target, source))?;
             }
             Kind::File { executable } => {
-                header(2 + u8::from(*executable));
+                digest.header(2 + u8::from(*executable), &entry.path);
                 let (copied, contents) = copy_file(&from, &target, *executable, left)
                     .map_err(|source| TreeError::io(&from, source))?;
-                digest.update(contents);
+                digest.0.update(contents);
                 left -= copied;
             }
         }
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest.finish())
+}
+
+/// The same digest of a tree that is ours, and of `extra` behind it.
+fn digest_tree(tree: &Tree, extra: &str) -> Result<String, TreeError> {
+    let mut digest = TreeDigest::default();
+    for entry in &tree.entries {
+        let path = tree.root.join(&entry.path);
+        match &entry.kind {
+            Kind::Directory => digest.header(0, &entry.path),
+            Kind::Link(end) => {
+                digest.header(1, &entry.path);
+                digest.text(end.as_os_str().as_encoded_bytes());
+            }
+            Kind::File { executable } => {
+                digest.header(2 + u8::from(*executable), &entry.path);
+                let contents = fs::read(&path).map_err(|source| failed(&path, source))?;
+                digest.0.update(Sha256::digest(contents));
+            }
+        }
+    }
+    digest.text(extra.as_bytes());
+    Ok(digest.finish())
 }
 
 /// A failure on our side of the copy, where "not found" does not mean that the handler is missing.
@@ -224,7 +289,7 @@ fn failed(path: &Path, source: io::Error) -> TreeError {
 }
 
 /// Modes are set, not asked for: the umask of whoever started the worker must not hide code from sandboxes.
-fn make_directory(path: &Path) -> io::Result<()> {
+pub fn make_directory(path: &Path) -> io::Result<()> {
     fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE))
 }

@@ -104,7 +104,7 @@ impl Call {
     pub fn begin(mut lease: Lease, order: Order<'_>) -> Self {
         lease.logs.begin(order.log_limit, order.handler);
         lease.output.clear();
-        let code = if lease.loaded { Bytes::new() } else { put_load(&mut lease, &order, 1) };
+        let code = if lease.loaded { Bytes::new() } else { put_load(&mut lease) };
         let head = lease.output.len();
         let instance = &mut *lease;
         instance.sequence = instance.sequence.wrapping_add(1);
@@ -119,16 +119,17 @@ impl Call {
         Self::start(lease, code, head, event, order.deadline, order.response_limit)
     }
 
-    /// Begins the compilation of the handler's code.
-    pub fn compile(mut lease: Lease, handler: &str, deadline: Instant, limit: usize) -> Self {
-        lease.logs.begin(0, handler);
+    /// Begins something other than a call: the frame has the meta of a load, and `code` as its body.
+    pub fn ask(mut lease: Lease, kind: Kind, code: Bytes, order: &Order<'_>) -> Self {
+        lease.logs.begin(order.log_limit, order.handler);
         lease.output.clear();
         let instance = &mut *lease;
         instance.sequence = instance.sequence.wrapping_add(1);
-        frame::put(&mut instance.output, instance.sequence, Kind::Compile, 0, |out| {
-            out.extend_from_slice(b"{\"entrypoint\":\"lambda_func.handler\"}");
+        frame::put(&mut instance.output, instance.sequence, kind, code.len(), |out| {
+            out.extend_from_slice(instance.revision.load_meta());
         });
-        Self::start(lease, Bytes::new(), 0, Bytes::new(), deadline, limit)
+        let head = lease.output.len();
+        Self::start(lease, code, head, Bytes::new(), order.deadline, order.response_limit)
     }
 
     fn start(
@@ -255,18 +256,14 @@ impl Call {
 }
 
 /// Puts the load frame but for its body, which is given back: the compiled code, or nothing if there is none yet.
-pub fn put_load(instance: &mut Instance, order: &Order<'_>, threads: u32) -> Bytes {
-    let code = match instance.bundle.code.get() {
+pub fn put_load(instance: &mut Instance) -> Bytes {
+    let code = match instance.revision.bundle.code.get() {
         Some(Ok(code)) => code.clone(),
         _ => Bytes::new(),
     };
     instance.sequence = instance.sequence.wrapping_add(1);
     frame::put(&mut instance.output, instance.sequence, Kind::Load, code.len(), |out| {
-        out.extend_from_slice(b"{\"handler\":");
-        frame::put_json_string(out, order.handler);
-        out.extend_from_slice(b",\"entrypoint\":\"lambda_func.handler\",\"env\":{},\"threads\":");
-        out.extend_from_slice(threads.to_string().as_bytes());
-        out.push(b'}');
+        out.extend_from_slice(instance.revision.load_meta());
     });
     code
 }

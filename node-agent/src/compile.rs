@@ -1,17 +1,23 @@
-//! Compiles a handler's code once, in a sandbox of its own, so that later instances need not.
+//! Compiles a handler's code once, in a sandbox of its own, so that later instances need not; or tries whether it can be
+//! loaded.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use openlambda_sandbox::Exit;
+
 use crate::agent::Agent;
-use crate::bundles::Bundle;
-use crate::call::{Call, End};
-use crate::frame::Status;
+use crate::call::{Call, End, Order};
+use crate::frame::{Kind, Reply, Status};
 use crate::functions::Function;
-use crate::instance::Instance;
+use crate::instance::{Instance, exit_of};
 use crate::logs::Writer;
+use crate::pool::Lease;
+use crate::revision::Revision;
+use crate::zygotes::NoSandbox;
 
 /// How long it may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,34 +25,106 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LIMIT: usize = 16 * 1024 * 1024;
 
 /// Sees to it that the code is compiled, after the call that found it not to be.
-pub fn want(agent: &Arc<Agent>, function: &Arc<Function>, bundle: &Arc<Bundle>) {
+pub fn want(agent: &Arc<Agent>, function: &Arc<Function>, revision: &Arc<Revision>) {
+    let bundle = &revision.bundle;
     if bundle.code.get().is_some()
         || bundle.compiling.swap(true, Ordering::Relaxed)
         || agent.drain.has_begun()
     {
         return;
     }
-    let (agent, function, bundle) = (Arc::clone(agent), Arc::clone(function), Arc::clone(bundle));
-    tokio::spawn(async move { compile(&agent, &function, &bundle).await });
+    let (agent, function, revision) = (Arc::clone(agent), Arc::clone(function), Arc::clone(revision));
+    tokio::spawn(async move { compile(&agent, &function, &revision).await });
 }
 
-async fn compile(agent: &Arc<Agent>, function: &Function, bundle: &Arc<Bundle>) {
+async fn compile(agent: &Arc<Agent>, function: &Function, revision: &Arc<Revision>) {
     let deadline = Instant::now() + TIMEOUT;
     // Without the code compiled every instance compiles it itself: slower, no less right.
-    let sandbox = match agent.zygotes.fork(bundle.path.clone(), deadline).await {
-        Ok(sandbox) => sandbox,
+    let end = match start(agent, function, revision, deadline).await {
+        Ok(lease) => ask(lease, function, Kind::Compile, deadline).await.0,
         Err(error) => {
             return tracing::warn!(handler = &*function.name, %error, "the code is not compiled ahead");
         }
     };
-    let instance = Instance::new(sandbox, Arc::clone(bundle));
-    let lease = agent.pool.adopt_compiler(Arc::clone(&function.name), function.key, instance);
-    let mut call = Call::compile(lease, &function.name, deadline, LIMIT);
+    if let Some(end) = keep(revision, end) {
+        tracing::warn!(handler = &*function.name, ?end, "the code is not compiled ahead");
+    }
+}
+
+/// Keeps what came of a compilation; back, if it came to nothing.
+fn keep(revision: &Revision, end: End) -> Option<End> {
+    let _ = match end {
+        End::Reply(reply) if reply.status == Status::Ok => revision.bundle.code.set(Ok(reply.body)),
+        End::Reply(reply) if reply.status == Status::LoadFailed => revision.bundle.code.set(Err(reply.meta)),
+        end => return Some(end),
+    };
+    None
+}
+
+/// Tries whether a revision can be loaded, in a sandbox as its instances will have. None: it can. Otherwise how it went
+/// instead, and how the process ended if it did so by itself.
+pub async fn check(
+    agent: &Arc<Agent>,
+    function: &Function,
+    revision: &Arc<Revision>,
+) -> Result<Option<(End, Option<Exit>)>, NoSandbox> {
+    let deadline = Instant::now() + revision.settings.timeout.max(TIMEOUT);
+    let mut lease = start(agent, function, revision, deadline).await?;
+    if revision.bundle.code.get().is_none() {
+        // Before anything of the handler has run, so that what comes back is the compiler's.
+        let (end, back) = ask(lease, function, Kind::Compile, deadline).await;
+        if let Some(end) = keep(revision, end) {
+            return Ok(Some(with_exit(end, &back).await));
+        }
+        lease = back;
+    }
+    if let Some(Err(meta)) = revision.bundle.code.get() {
+        let reply = Reply { status: Status::LoadFailed, meta: meta.clone(), body: Bytes::new() };
+        return Ok(Some((End::Reply(reply), None)));
+    }
+    match ask(lease, function, Kind::Check, deadline).await {
+        (End::Reply(Reply { status: Status::Ok, .. }), _) => Ok(None),
+        (end, lease) => Ok(Some(with_exit(end, &lease).await)),
+    }
+}
+
+async fn start(
+    agent: &Arc<Agent>,
+    function: &Function,
+    revision: &Arc<Revision>,
+    deadline: Instant,
+) -> Result<Lease, NoSandbox> {
+    let sandbox = agent.zygotes.fork(revision, deadline).await?;
+    let instance = Instance::new(sandbox, Arc::clone(revision));
+    Ok(agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance))
+}
+
+async fn ask(lease: Lease, function: &Function, kind: Kind, deadline: Instant) -> (End, Lease) {
+    let code = match (kind, lease.revision.bundle.code.get()) {
+        (Kind::Check, Some(Ok(code))) => code.clone(),
+        _ => Bytes::new(),
+    };
+    let log_limit = lease.revision.settings.log;
+    let order = Order {
+        handler: &function.name,
+        id: "-",
+        method: "",
+        path: "",
+        event: Bytes::new(),
+        deadline,
+        response_limit: LIMIT,
+        log_limit,
+    };
+    let mut call = Call::ask(lease, kind, code, &order);
     let writer = Writer { handler: &function.name, request: "-" };
     let end = poll_fn(|cx| call.poll(cx, writer)).await;
-    let _ = match end {
-        End::Reply(reply) if reply.status == Status::Ok => bundle.code.set(Ok(reply.body)),
-        End::Reply(reply) if reply.status == Status::LoadFailed => bundle.code.set(Err(reply.meta)),
-        end => return tracing::warn!(handler = &*function.name, ?end, "the code is not compiled ahead"),
+    (end, call.end(writer).0)
+}
+
+async fn with_exit(end: End, instance: &Instance) -> (End, Option<Exit>) {
+    let exit = match end {
+        End::Closed => exit_of(instance.handle()).await,
+        _ => None,
     };
+    (end, exit)
 }

@@ -20,6 +20,8 @@ pub enum Kind {
     Call = 2,
     /// Give the code back, compiled.
     Compile = 3,
+    /// Load the handler's code to see whether that can be done.
+    Check = 4,
 }
 
 /// How the sandbox says it went.
@@ -88,7 +90,9 @@ pub struct Meta {
     pub message: String,
     /// The traceback.
     pub traceback: Option<String>,
-    /// The line that cannot be compiled.
+    /// The handler's file that is to blame, below its directory.
+    pub file: Option<String>,
+    /// The line in it.
     pub line: Option<u64>,
 }
 

@@ -1,9 +1,7 @@
-//! The handlers of the worker: found in the registry directory at their first call, looked at again at later ones, so
-//! that an edit is served by the next call.
+//! The handlers of the worker, wherever they come from: a directory ([`crate::directory`]), which is looked at as calls
+//! come, or the Kubernetes API ([`crate::kubernetes`]), which pushes. What serves a call is the same for both.
 
 use std::collections::HashMap;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,17 +9,22 @@ use std::time::{Duration, Instant};
 use openlambda_api::HandlerName;
 use openlambda_api::name::InvalidName;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
-use crate::bundles::{Bundle, Bundles, Staged};
-use crate::gate::Key;
+use crate::bundles::{Bundle, Bundles};
+use crate::directory::{Directory, Place};
+use crate::gate::Gates;
 use crate::metrics::{HandlerMetrics, Metrics};
+use crate::reply::Failure;
+use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
-use crate::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
+use crate::tree::{ENTRY_FILE, TreeError};
 
-/// How often a handler's whole directory is looked at; its entry file is at every call.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A directory with more entries is looked at by a blocking thread, after the call that finds it due.
-const SMALL: usize = 64;
+/// How long a call waits for a handler that is just being made ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A handler, for the policies.
+pub type Key = u64;
 
 /// Why a call has no handler.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +34,40 @@ pub enum NoFunction {
     Name(#[from] InvalidName),
     /// It is not in the registry.
     #[error("there is no handler \"{0}\": put {ENTRY_FILE} into the directory {0} of the registry")]
-    Unknown(HandlerName),
+    NotInDirectory(HandlerName),
+    /// It is not in the Kubernetes API.
+    #[error("there is no handler \"{0}\": apply a Handler with this name")]
+    NotApplied(HandlerName),
     /// Its directory cannot be used.
     #[error("the handler \"{0}\" cannot be taken from the registry: {1}")]
     Tree(HandlerName, TreeError),
+    /// It has no revision that can serve.
+    #[error("{}", .0.message)]
+    Failed(Failure),
+    /// Its first revision is not ready yet.
+    #[error("the handler \"{0}\" is being made ready; its status says how far it is")]
+    Pending(Arc<str>),
 }
 
-/// All handlers that have been called.
+/// Where handlers come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A directory with one directory per handler.
+    Directory(Directory),
+    /// Whoever calls [`Functions::declare`], [`Functions::install`] and [`Functions::remove`].
+    Pushed,
+}
+
+/// All handlers that are known.
 #[derive(Debug)]
 pub struct Functions {
-    registry: PathBuf,
-    bundles: Bundles,
+    source: Source,
+    /// Where their code is.
+    pub bundles: Bundles,
+    /// Where their gates come from.
+    pub gates: Gates,
+    /// What holds for those that say nothing else.
+    pub defaults: Settings,
     metrics: Arc<Metrics>,
     known: RwLock<HashMap<Box<str>, Arc<Function>>>,
     next: AtomicU64,
@@ -58,59 +84,43 @@ pub struct Function {
     pub busy: Busy,
     /// Its series.
     pub metrics: HandlerMetrics,
-    directory: PathBuf,
-    entry: PathBuf,
+    /// Where it is, if that is a directory.
+    pub place: Option<Place>,
     current: Mutex<Current>,
-    /// Held by the one who stages it.
-    staging: tokio::sync::Mutex<()>,
+    changed: Notify,
 }
 
-/// What is known of the directory.
 #[derive(Debug, Default)]
 struct Current {
-    bundle: Option<Arc<Bundle>>,
-    entry: Option<Stamp>,
-    fingerprint: u64,
-    settled: bool,
-    entries: usize,
-    looked: Option<Instant>,
-}
-
-/// Whether the bundle can be used.
-enum Look {
-    Fresh(Arc<Bundle>),
-    /// And the rest of the directory is due for a look, which takes a while.
-    Due(Arc<Bundle>),
-    Stale,
-    Missing,
+    revision: Option<Arc<Revision>>,
+    /// Why there is none, if that is known.
+    failure: Option<Failure>,
 }
 
 impl Functions {
     /// No handler is known yet.
-    pub fn new(registry: PathBuf, bundles: Bundles, metrics: Arc<Metrics>) -> Self {
-        Self { registry, bundles, metrics, known: RwLock::default(), next: AtomicU64::new(0) }
+    pub fn new(
+        source: Source,
+        bundles: Bundles,
+        gates: Gates,
+        defaults: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (known, next) = (RwLock::default(), AtomicU64::new(0));
+        Self { source, bundles, gates, defaults, metrics, known, next }
     }
 
-    /// The handler of this name with the code to serve.
-    pub async fn get(self: &Arc<Self>, name: &str) -> Result<(Arc<Function>, Arc<Bundle>), NoFunction> {
+    /// The handler of this name with the revision that serves.
+    pub async fn get(self: &Arc<Self>, name: &str) -> Result<(Arc<Function>, Arc<Revision>), NoFunction> {
         let known = self.known.read().get(name).cloned();
-        let function = match known {
-            Some(function) => function,
-            None => self.discover(name)?,
-        };
-        match function.look() {
-            Look::Fresh(bundle) => Ok((function, bundle)),
-            Look::Due(bundle) => {
-                let (this, due) = (Arc::clone(self), Arc::clone(&function));
-                // What it finds, the next call serves.
-                tokio::spawn(async move { this.stage(&due).await });
-                Ok((function, bundle))
-            }
-            Look::Missing => Err(self.forget(&function)),
-            Look::Stale => match self.stage(&function).await {
-                Ok(bundle) => Ok((function, bundle)),
-                Err(TreeError::Missing(_)) => Err(self.forget(&function)),
-                Err(error) => Err(NoFunction::Tree(parse(name)?, error)),
+        match &self.source {
+            Source::Directory(directory) => directory.get(self, known, name).await,
+            Source::Pushed => match known {
+                Some(function) => {
+                    let revision = function.await_revision().await?;
+                    Ok((function, revision))
+                }
+                None => Err(NoFunction::NotApplied(HandlerName::parse(name)?)),
             },
         }
     }
@@ -127,17 +137,8 @@ impl Functions {
         all
     }
 
-    /// Takes up a handler whose directory is there: so the number of known ones is bounded by what is in the registry.
-    fn discover(&self, name: &str) -> Result<Arc<Function>, NoFunction> {
-        let name = parse(name)?;
-        let directory = self.registry.join(name.as_str());
-        let entry = directory.join(ENTRY_FILE);
-        if let Err(error) = Stamp::of(&entry) {
-            return Err(match TreeError::io(&entry, error) {
-                TreeError::Missing(_) => NoFunction::Unknown(name),
-                error => NoFunction::Tree(name, error),
-            });
-        }
+    /// The handler of this name, which is known from now on.
+    pub fn declare(&self, name: &HandlerName, place: Option<Place>) -> Arc<Function> {
         let mut known = self.known.write();
         let function = known.entry(name.as_str().into()).or_insert_with(|| {
             Arc::new(Function {
@@ -145,120 +146,107 @@ impl Functions {
                 busy: Busy::default(),
                 key: self.next.fetch_add(1, Ordering::Relaxed),
                 metrics: self.metrics.handler(name.as_str()),
-                directory,
-                entry,
+                place,
                 current: Mutex::default(),
-                staging: tokio::sync::Mutex::new(()),
+                changed: Notify::new(),
             })
         });
-        Ok(Arc::clone(function))
+        Arc::clone(function)
     }
 
-    /// Forgets the handlers that are no longer in the registry. Blocking.
-    pub fn prune(&self) {
-        self.known.write().retain(|_, function| match Stamp::of(&function.entry) {
-            Err(error) => !TreeError::io(&function.entry, error).is_missing(),
-            Ok(_) => true,
-        });
+    /// A revision of a handler that is not the one that serves yet.
+    pub fn revision(&self, function: &Function, bundle: Arc<Bundle>, settings: Settings) -> Arc<Revision> {
+        let former = function.serving();
+        Revision::new(&function.name, bundle, settings, &self.gates, former.as_deref())
     }
 
-    fn forget(&self, function: &Arc<Function>) -> NoFunction {
+    /// Forgets a handler: the next call finds none.
+    pub fn remove(&self, function: &Arc<Function>) {
         let mut known = self.known.write();
         if known.get(&*function.name).is_some_and(|known| Arc::ptr_eq(known, function)) {
             known.remove(&*function.name);
         }
-        match HandlerName::parse(&function.name) {
-            Ok(name) => NoFunction::Unknown(name),
-            Err(error) => NoFunction::Name(error),
-        }
+        drop(known);
+        // Instances that are out on a call find that they serve nobody any more.
+        *function.current.lock() = Current::default();
+        function.changed.notify_waiters();
     }
 
-    /// Brings the bundle up to date; all who want it wait for one copy.
-    async fn stage(&self, function: &Arc<Function>) -> Result<Arc<Bundle>, TreeError> {
-        let _turn = function.staging.lock().await;
-        if let Look::Fresh(bundle) = function.look() {
-            return Ok(bundle);
-        }
-        let (bundles, this) = (self.bundles.clone(), Arc::clone(function));
-        let staged = tokio::task::spawn_blocking(move || this.stage_blocking(&bundles)).await;
-        staged.map_err(|error| TreeError::io(&function.directory, io::Error::other(error)))?
+    /// Forgets the handlers that have left the directory. Blocking.
+    pub fn prune(&self) {
+        self.known.write().retain(|_, function| function.place.as_ref().is_none_or(|place| !place.is_gone()));
     }
-}
 
-fn parse(name: &str) -> Result<HandlerName, InvalidName> {
-    HandlerName::parse(name)
+    /// Whether the handler is still known.
+    fn knows(&self, function: &Arc<Function>) -> bool {
+        self.known.read().get(&*function.name).is_some_and(|known| Arc::ptr_eq(known, function))
+    }
+
+    /// A revision serves from now on, unless the handler has been removed meanwhile.
+    pub fn install(&self, function: &Arc<Function>, revision: Arc<Revision>) {
+        function.install(revision);
+        if !self.knows(function) {
+            *function.current.lock() = Current::default();
+        }
+    }
 }
 
 impl Function {
-    /// Looks whether the registry has what is served: one system call, and every [`LOOK_EVERY`] some more.
-    fn look(&self) -> Look {
-        let entry = match Stamp::of(&self.entry) {
-            Ok(entry) => entry,
-            Err(error) => {
-                let missing = TreeError::io(&self.entry, error).is_missing();
-                return if missing { Look::Missing } else { Look::Stale };
-            }
-        };
-        let mut current = self.current.lock();
-        let Some(bundle) = current.bundle.clone() else { return Look::Stale };
-        if current.entry != Some(entry) {
-            return Look::Stale;
-        }
-        if current.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
-            return Look::Fresh(bundle);
-        }
-        if !current.settled {
-            return Look::Stale;
-        }
-        current.looked = Some(Instant::now());
-        if current.entries > SMALL {
-            return Look::Due(bundle);
-        }
-        match Tree::read(&self.directory) {
-            Ok(tree) if tree.fingerprint == current.fingerprint => Look::Fresh(bundle),
-            _ => Look::Stale,
-        }
+    /// The revision that serves.
+    pub fn serving(&self) -> Option<Arc<Revision>> {
+        self.current.lock().revision.clone()
     }
 
-    fn stage_blocking(&self, bundles: &Bundles) -> Result<Arc<Bundle>, TreeError> {
-        let looked = Instant::now();
-        // Before the copy: an edit after this shows as a different stamp at the next call.
-        let entry = Stamp::of(&self.entry).map_err(|source| TreeError::io(&self.entry, source))?;
-        let (old, fingerprint) = {
-            let current = self.current.lock();
-            // Of an unsettled one only the contents tell whether it is still the same.
-            (current.bundle.clone().filter(|_| current.settled), current.fingerprint)
-        };
-        if let Some(old) = old
-            && let Ok(tree) = Tree::read(&self.directory)
-            && tree.fingerprint == fingerprint
-        {
-            return Ok(old);
+    /// Whether this is the revision that serves.
+    pub fn serves(&self, revision: &Arc<Revision>) -> bool {
+        self.current.lock().revision.as_ref().is_some_and(|current| Arc::ptr_eq(current, revision))
+    }
+
+    /// A revision serves from now on.
+    pub fn install(&self, revision: Arc<Revision>) {
+        let digest = &revision.bundle.digest[..12];
+        tracing::info!(handler = &*self.name, digest, "serving a new revision");
+        *self.current.lock() = Current { revision: Some(revision), failure: None };
+        self.changed.notify_waiters();
+    }
+
+    /// No revision can serve: if none does, calls are told why.
+    pub fn fail(&self, failure: Failure) {
+        self.current.lock().failure = Some(failure);
+        self.changed.notify_waiters();
+    }
+
+    /// There is hope again: calls wait for it.
+    pub fn hope(&self) {
+        self.current.lock().failure = None;
+    }
+
+    /// The revision that serves; the first one is waited for.
+    async fn await_revision(self: &Arc<Self>) -> Result<Arc<Revision>, NoFunction> {
+        if let Some(revision) = self.serving() {
+            return Ok(revision);
         }
-        let Staged { bundle, fingerprint, settled, entries } = bundles.stage(&self.directory)?;
-        let mut current = self.current.lock();
-        let new = current.bundle.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle));
-        if new {
-            tracing::info!(handler = &*self.name, digest = &bundle.digest[..12], "serving new code");
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            {
+                let current = self.current.lock();
+                match (&current.revision, &current.failure) {
+                    (Some(revision), _) => return Ok(Arc::clone(revision)),
+                    (None, Some(failure)) => return Err(NoFunction::Failed(failure.clone())),
+                    (None, None) => {}
+                }
+            }
+            if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                return Err(NoFunction::Pending(Arc::clone(&self.name)));
+            }
         }
-        *current = Current {
-            bundle: Some(Arc::clone(&bundle)),
-            entry: Some(entry),
-            fingerprint,
-            settled,
-            entries,
-            looked: Some(looked),
-        };
-        Ok(bundle)
     }
 
     /// The digest of the code that is served.
     pub fn digest(&self) -> Option<String> {
-        self.current.lock().bundle.as_ref().map(|bundle| bundle.digest.clone())
-    }
-
-    /// Whether this is the code to serve.
-    pub fn serves(&self, bundle: &Arc<Bundle>) -> bool {
-        self.current.lock().bundle.as_ref().is_some_and(|current| Arc::ptr_eq(current, bundle))
+        self.serving().map(|revision| revision.bundle.digest.clone())
     }
 }

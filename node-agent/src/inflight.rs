@@ -85,7 +85,7 @@ impl InFlight {
             }
             Some(handle)
         } else {
-            if self.function.serves(&lease.bundle) {
+            if lease.revision.settings.reuse && self.function.serves(&lease.revision) {
                 lease.put_back();
             }
             None

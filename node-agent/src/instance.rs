@@ -10,8 +10,8 @@ use openlambda_sandbox::{Exit, Sandbox, SandboxHandle};
 use tokio::net::UnixStream;
 use tokio::time::Sleep;
 
-use crate::bundles::Bundle;
 use crate::logs::Logs;
+use crate::revision::Revision;
 
 /// How long the kernel may take to report the end of a sandbox whose stream has ended.
 const EXIT_NEWS: Duration = Duration::from_millis(500);
@@ -19,8 +19,8 @@ const EXIT_NEWS: Duration = Duration::from_millis(500);
 /// A sandbox and what is needed to call into it.
 #[derive(Debug)]
 pub struct Instance {
-    /// The code it serves.
-    pub bundle: Arc<Bundle>,
+    /// What it serves.
+    pub revision: Arc<Revision>,
     /// When it was forked.
     pub born: Instant,
     /// Calls it has answered.
@@ -44,9 +44,9 @@ pub struct Instance {
 
 impl Instance {
     /// A fresh sandbox.
-    pub fn new(sandbox: Sandbox, bundle: Arc<Bundle>) -> Self {
+    pub fn new(sandbox: Sandbox, revision: Arc<Revision>) -> Self {
         Self {
-            bundle,
+            revision,
             born: Instant::now(),
             calls: 0,
             loaded: false,

@@ -12,7 +12,6 @@ use openlambda_config::durations;
 
 use crate::agent::Agent;
 use crate::body;
-use crate::bundles::Bundle;
 use crate::call::{Call, Order};
 use crate::compile;
 use crate::functions::{Function, NoFunction};
@@ -23,6 +22,7 @@ use crate::metrics::StartKind;
 use crate::outcome::{self, Timing};
 use crate::pool::Lease;
 use crate::reply::{Answer, Failure, RequestId, TIMEOUT};
+use crate::revision::Revision;
 use crate::room;
 use crate::shared::{Busy, Job};
 
@@ -86,7 +86,7 @@ struct Visit<'a> {
 #[derive(Clone, Copy)]
 struct Target<'a> {
     function: &'a Arc<Function>,
-    bundle: &'a Arc<Bundle>,
+    revision: &'a Arc<Revision>,
     own_deadline: Option<Instant>,
     granted: Instant,
 }
@@ -121,11 +121,12 @@ impl Visit<'_> {
         if agent.drain.has_begun() {
             return Err(Failure::draining());
         }
-        body::check_length(&self.parts.headers, agent.config.limits.request.bytes())?;
         let own_deadline = own_deadline(&self.parts.headers, self.arrived)?;
-        let (function, bundle) = agent.functions.get(name).await.map_err(no_function)?;
-        if let Some(Err(meta)) = bundle.code.get() {
-            let failure = outcome::load_failed(meta.clone());
+        let (function, revision) = agent.functions.get(name).await.map_err(no_function)?;
+        let settings = &revision.settings;
+        body::check_length(&self.parts.headers, settings.request)?;
+        if let Some(Err(meta)) = revision.bundle.code.get() {
+            let failure = outcome::load_failed(meta.clone(), &settings.entrypoint);
             agent.metrics.answered(
                 &function.metrics,
                 failure.reason.status(),
@@ -133,12 +134,12 @@ impl Visit<'_> {
             );
             return Err(failure);
         }
-        let mut slot = agent.gate.enter(function.key, own_deadline).await.map_err(refused)?;
+        let mut slot = revision.gate.enter(own_deadline).await.map_err(refused)?;
         let granted = Instant::now();
         let mut event = None;
         for _ in 0..ATTEMPTS {
-            let target = Target { function: &function, bundle: &bundle, own_deadline, granted };
-            let (ended, timing, deadline) = if agent.config.max_runners > 1 {
+            let target = Target { function: &function, revision: &revision, own_deadline, granted };
+            let (ended, timing, deadline) = if settings.runners > 1 {
                 self.attempt_shared(target, slot, &mut event, body).await?
             } else {
                 self.attempt(target, slot, &mut event, body).await?
@@ -149,8 +150,9 @@ impl Visit<'_> {
                     slot = untouched.slot;
                 }
                 Ok((end, exit)) => {
-                    compile::want(agent, &function, &bundle);
-                    return Ok(outcome::answer(agent, &function, self.id, (end, exit), timing, deadline));
+                    compile::want(agent, &function, &revision);
+                    let who = (&*function, &*revision);
+                    return Ok(outcome::answer(agent, who, self.id, (end, exit), timing, deadline));
                 }
             }
         }
@@ -170,11 +172,11 @@ impl Visit<'_> {
         let prepared = Prepared { lease: Some(lease), slot: Some(slot) };
         let ready = Instant::now();
         // Only now: a body that was not asked for can still go to another worker.
-        let event = self.event(event, body).await?;
+        let event = self.event(target.revision, event, body).await?;
         let timing = Timing::new(kind, self.arrived, target.granted, ready);
-        let deadline = self.deadline(timing.sent, target.own_deadline);
+        let deadline = deadline(target, timing.sent);
         let (lease, slot) = prepared.take()?;
-        let call = Call::begin(lease, self.order(target.function, event, deadline));
+        let call = Call::begin(lease, self.order(target, event, deadline));
         let flight =
             InFlight::new(Arc::clone(self.agent), Arc::clone(target.function), self.id.clone(), call, slot);
         Ok((flight.await, timing, deadline))
@@ -188,12 +190,12 @@ impl Visit<'_> {
         event: &mut Option<Bytes>,
         body: &mut Incoming,
     ) -> Result<(Ended, Timing, Instant), Failure> {
-        let event = self.event(event, body).await?;
+        let event = self.event(target.revision, event, body).await?;
         let start = Timing::new(StartKind::Warm, self.arrived, target.granted, Instant::now());
-        let deadline = self.deadline(start.sent, target.own_deadline);
-        let order = self.order(target.function, event, deadline);
+        let deadline = deadline(target, start.sent);
+        let order = self.order(target, event, deadline);
         let (job, ended) = Job::new(&order, slot);
-        let timing = match target.function.busy.join(target.bundle, self.agent.config.max_runners, job) {
+        let timing = match target.function.busy.join(target.revision, job) {
             Ok(()) => start,
             Err(job) => {
                 let (lease, kind) = self.acquire(target).await?;
@@ -206,62 +208,64 @@ impl Visit<'_> {
     }
 
     /// The event: read from the client at the first attempt.
-    async fn event(&mut self, event: &mut Option<Bytes>, body: &mut Incoming) -> Result<Bytes, Failure> {
+    async fn event(
+        &mut self,
+        revision: &Revision,
+        event: &mut Option<Bytes>,
+        body: &mut Incoming,
+    ) -> Result<Bytes, Failure> {
         if let Some(event) = event {
             return Ok(event.clone());
         }
-        let read = self.read(body).await?;
+        self.reading = true;
+        let read = body::read(body, revision.settings.request).await?;
         *event = Some(read.clone());
         Ok(read)
     }
 
-    async fn read(&mut self, body: &mut Incoming) -> Result<Bytes, Failure> {
-        self.reading = true;
-        body::read(body, self.agent.config.limits.request.bytes()).await
-    }
-
     /// An instance for the call: an idle one with the right code, or a fork of the Zygote.
     async fn acquire(&self, target: Target<'_>) -> Result<(Lease, StartKind), Failure> {
-        let Target { function, bundle, own_deadline, .. } = target;
+        let Target { function, revision, own_deadline, .. } = target;
         let agent = self.agent;
         while let Some((lease, paused)) = agent.pool.take(function.key) {
-            if Arc::ptr_eq(&lease.bundle, bundle) {
+            if Arc::ptr_eq(&lease.revision, revision) {
                 return Ok((lease, if paused { StartKind::Unpaused } else { StartKind::Warm }));
             }
-            // The code has changed: none of the idle ones has the new one.
+            // Another revision serves: none of the idle ones is of it.
             drop(lease);
             agent.pool.evict(function.key);
         }
         let deadline = Instant::now() + START;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
         room::wait(agent, deadline).await?;
-        let sandbox = agent.zygotes.fork(bundle.path.clone(), deadline).await.map_err(|error| {
+        let sandbox = agent.zygotes.fork(revision, deadline).await.map_err(|error| {
             tracing::warn!(handler = &*function.name, %error, "no sandbox");
             Failure::new(Component::Sandbox, Reason::NoCapacity, error.to_string())
                 .after(Duration::from_secs(1))
         })?;
-        let instance = Instance::new(sandbox, Arc::clone(bundle));
+        let instance = Instance::new(sandbox, Arc::clone(revision));
         Ok((agent.pool.adopt(Arc::clone(&function.name), function.key, instance), StartKind::Zygote))
     }
 
-    fn order<'o>(&'o self, function: &'o Function, event: Bytes, deadline: Instant) -> Order<'o> {
-        let limits = &self.agent.config.limits;
+    fn order<'o>(&'o self, target: Target<'o>, event: Bytes, deadline: Instant) -> Order<'o> {
+        let settings = &target.revision.settings;
         Order {
-            handler: &function.name,
+            handler: &target.function.name,
             id: self.id.as_str(),
             method: self.parts.method.as_str(),
             path: self.parts.uri.path_and_query().map_or("/", |path| path.as_str()),
             event,
             deadline,
-            response_limit: usize::try_from(limits.response.bytes()).unwrap_or(usize::MAX),
-            log_limit: limits.log.bytes(),
+            response_limit: settings.response,
+            log_limit: settings.log,
         }
     }
+}
 
-    fn deadline(&self, sent: Instant, own: Option<Instant>) -> Instant {
-        let deadline = sent + self.agent.config.limits.timeout;
-        own.map_or(deadline, |own| own.min(deadline))
-    }
+/// When a call that is sent now is given up.
+fn deadline(target: Target<'_>, sent: Instant) -> Instant {
+    let deadline = sent + target.revision.settings.timeout;
+    target.own_deadline.map_or(deadline, |own| own.min(deadline))
 }
 
 /// The caller's own deadline.
@@ -277,13 +281,18 @@ fn own_deadline(headers: &HeaderMap, arrived: Instant) -> Result<Option<Instant>
 }
 
 fn no_function(error: NoFunction) -> Failure {
-    let reason = match &error {
+    let message = error.to_string();
+    let reason = match error {
+        NoFunction::Failed(failure) => return failure,
+        NoFunction::Pending(_) => {
+            return Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1));
+        }
         NoFunction::Name(_) => Reason::BadName,
-        NoFunction::Unknown(_) => Reason::HandlerNotFound,
+        NoFunction::NotInDirectory(_) | NoFunction::NotApplied(_) => Reason::HandlerNotFound,
         NoFunction::Tree(_, tree) if tree.is_ours() => Reason::Internal,
         NoFunction::Tree(..) => Reason::ImportFailed,
     };
-    Failure::agent(reason, error.to_string())
+    Failure::agent(reason, message)
 }
 
 fn refused(refusal: Refusal) -> Failure {

@@ -5,18 +5,21 @@ mod body;
 mod bundles;
 mod call;
 mod compile;
+mod directory;
 mod frame;
 mod functions;
 mod gate;
 mod inflight;
 mod instance;
 mod invoke;
+mod kubernetes;
 mod load;
 mod logs;
 mod metrics;
 mod outcome;
 mod pool;
 mod reply;
+mod revision;
 mod room;
 mod run;
 mod server;
@@ -29,6 +32,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::kubernetes::Scope;
+use crate::run::Mode;
 
 /// The worker of one node: serves handlers from sandboxes over HTTP.
 #[derive(Debug, Parser)]
@@ -46,6 +52,21 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// The same, with the Handlers of a Kubernetes namespace instead of a registry directory.
+    Kubernetes {
+        /// The LambdaCluster whose Handlers are served.
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+        /// The worker's configuration, as the operator writes it.
+        #[arg(long, default_value = "/etc/openlambda/worker.json")]
+        config: PathBuf,
+        /// The namespace of the LambdaCluster and its Handlers.
+        #[arg(long, env = "POD_NAMESPACE")]
+        namespace: String,
+        /// The node, for the logs.
+        #[arg(long, env = "NODE_NAME", default_value = "")]
+        node: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,8 +74,13 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "spawner") {
         return openlambda_sandbox::spawner_main();
     }
-    let Command::Run { config } = Arguments::parse().command;
-    match run::run(&config) {
+    let result = match Arguments::parse().command {
+        Command::Run { config } => run::run(&config, Mode::Directory),
+        Command::Kubernetes { cluster, config, namespace, node } => {
+            run::run(&config, Mode::Kubernetes { scope: Scope { cluster, namespace }, node })
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If even this cannot be written there is nobody to tell.

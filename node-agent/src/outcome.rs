@@ -14,6 +14,7 @@ use crate::frame::{Meta, Reply, Status};
 use crate::functions::Function;
 use crate::metrics::{PHASES, StartKind};
 use crate::reply::{Answer, Failure, RequestId, json};
+use crate::revision::{Revision, entry_file};
 
 const START_KIND: HeaderName = HeaderName::from_static(headers::START_KIND);
 const SERVER_TIMING: HeaderName = HeaderName::from_static(headers::SERVER_TIMING);
@@ -55,7 +56,7 @@ impl Timing {
 /// The answer to a call that ended as `end` says.
 pub fn answer(
     agent: &Arc<Agent>,
-    function: &Function,
+    (function, revision): (&Function, &Revision),
     id: &RequestId,
     (end, exit): (End, Option<Exit>),
     timing: Timing,
@@ -66,11 +67,11 @@ pub fn answer(
     agent.metrics.started(timing.kind, phases);
     let result = match end {
         End::Reply(Reply { status: Status::Ok, body, .. }) => Ok(body),
-        End::Reply(reply) => Err(function_failure(reply)),
-        End::Closed => Err(closed(exit, agent.config.limits.memory.bytes())),
+        End::Reply(reply) => Err(function_failure(reply, &revision.settings.entrypoint)),
+        End::Closed => Err(closed(exit, revision.settings.limits.memory)),
         End::Refused => Err(Failure::new(Component::Sandbox, Reason::FunctionCrashed, "the sandbox is gone")),
         End::TimedOut => Err(timed_out(deadline - timing.sent)),
-        End::TooLarge { length, .. } => Err(too_large(length, agent.config.limits.response.bytes())),
+        End::TooLarge { length, .. } => Err(too_large(length, revision.settings.response)),
         End::Violation(violation) => Err(Failure::new(
             Component::Sandbox,
             Reason::FunctionCrashed,
@@ -117,10 +118,10 @@ fn add_details(answer: &mut Answer, kind: StartKind, phases: [f64; 4]) {
 }
 
 /// The handler's own failure, or that of its code.
-fn function_failure(reply: Reply) -> Failure {
+fn function_failure(reply: Reply, entrypoint: &str) -> Failure {
     let Reply { status, meta, .. } = reply;
     let reason = match status {
-        Status::LoadFailed => return load_failed(meta),
+        Status::LoadFailed => return load_failed(meta, entrypoint),
         Status::BadEvent => Reason::BadEvent,
         Status::Ok | Status::Exception | Status::BadResult => Reason::FunctionError,
     };
@@ -140,10 +141,11 @@ fn function_failure(reply: Reply) -> Failure {
 }
 
 /// Code that cannot be compiled, or that raises when its module is run.
-pub fn load_failed(meta: Meta) -> Failure {
+pub fn load_failed(meta: Meta, entrypoint: &str) -> Failure {
+    let file = meta.file.unwrap_or_else(|| entry_file(entrypoint));
     let error_type = meta.error_type.unwrap_or_else(|| "error".into());
     let line = meta.line.map_or_else(String::new, |line| format!(", line {line}"));
-    let message = format!("lambda_func.py{line}: {error_type}: {}", meta.message);
+    let message = format!("{file}{line}: {error_type}: {}", meta.message);
     Failure {
         error_type: Some(error_type),
         traceback: meta.traceback,
@@ -152,7 +154,7 @@ pub fn load_failed(meta: Meta) -> Failure {
 }
 
 /// The stream has ended: the process has as well, or will.
-fn closed(exit: Option<Exit>, memory: u64) -> Failure {
+pub fn closed(exit: Option<Exit>, memory: u64) -> Failure {
     match exit {
         Some(exit) if exit.failure.is_some() => {
             tracing::error!(%exit, "a sandbox did not start");
@@ -191,7 +193,7 @@ fn timed_out(limit: Duration) -> Failure {
     )
 }
 
-fn too_large(length: usize, limit: u64) -> Failure {
+fn too_large(length: usize, limit: usize) -> Failure {
     Failure::new(
         Component::Function,
         Reason::ResponseTooLarge,
@@ -225,8 +227,10 @@ mod tests {
             line: Some(3),
             ..Meta::default()
         };
-        let failure = load_failed(meta);
+        let failure = load_failed(meta.clone(), "lambda_func.handler");
         assert_eq!(failure.message, "lambda_func.py, line 3: SyntaxError: invalid syntax");
+        let elsewhere = Meta { file: Some("lib/x.py".into()), ..meta };
+        assert_eq!(load_failed(elsewhere, "a.b").message, "lib/x.py, line 3: SyntaxError: invalid syntax");
         assert_eq!((failure.component, failure.reason), (Component::Function, Reason::ImportFailed));
     }
 
@@ -237,7 +241,8 @@ mod tests {
             message: "Object of type set is not JSON serializable".into(),
             ..Meta::default()
         };
-        let failure = function_failure(Reply { status: Status::BadResult, meta, body: Default::default() });
+        let failure =
+            function_failure(Reply { status: Status::BadResult, meta, body: Default::default() }, "a.b");
         assert!(failure.message.contains("TypeError: Object of type set"), "{}", failure.message);
         assert_eq!(failure.reason, Reason::FunctionError);
     }

@@ -10,14 +10,14 @@ use openlambda_policy::Time;
 use openlambda_policy::instances::Instances;
 use parking_lot::Mutex;
 
-use crate::gate::Key;
+use crate::functions::Key;
 use crate::instance::Instance;
 
 /// What an instance is taken to need until it has been measured.
 const FIRST_GUESS: u64 = 1024 * 1024;
-/// The shortest time between two rounds of upkeep.
-const MIN_ROUND: Duration = Duration::from_millis(10);
-/// So many rounds of upkeep apart, the idle are checked for life.
+/// The shortest and the longest time between two rounds of upkeep.
+const ROUND: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// So many rounds of upkeep apart, the idle are checked for life and age.
 const ROUNDS_PER_CHECK: u32 = 10;
 
 /// All instances.
@@ -26,7 +26,6 @@ pub struct Pool {
     state: Mutex<State>,
     epoch: Instant,
     pause_after: Duration,
-    idle_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -43,6 +42,8 @@ struct Entry {
     born: Instant,
     used: Instant,
     bytes: u64,
+    /// Idle for so long, it is destroyed.
+    idle_timeout: Duration,
     condition: Condition,
     /// None: it is out on a call.
     instance: Option<Box<Instance>>,
@@ -51,8 +52,8 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     Awake,
-    /// It serves nobody: it only compiles.
-    Compiling,
+    /// It serves nobody: its handler's code is only looked at.
+    Trial,
     /// The policy has said so; not done yet.
     ToPause,
     Paused,
@@ -81,7 +82,7 @@ pub struct View {
     /// Its handler.
     #[serde(serialize_with = "as_text")]
     pub handler: Arc<str>,
-    /// `running`, `compiling`, `idle` or `paused`.
+    /// `running`, `trial`, `idle` or `paused`.
     pub state: &'static str,
     /// Since the fork.
     pub age_ms: u64,
@@ -97,9 +98,9 @@ fn as_text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok
 
 impl Pool {
     /// An empty pool that keeps up to `budget` bytes of idle instances.
-    pub fn new(budget: u64, pause_after: Duration, idle_timeout: Duration) -> Arc<Self> {
+    pub fn new(budget: u64, pause_after: Duration) -> Arc<Self> {
         let state = State { policy: Instances::new(budget), all: HashMap::new() };
-        Arc::new(Self { state: Mutex::new(state), epoch: Instant::now(), pause_after, idle_timeout })
+        Arc::new(Self { state: Mutex::new(state), epoch: Instant::now(), pause_after })
     }
 
     /// Takes the best idle instance of a handler; it has been thawed if it was paused, and then `true` comes along.
@@ -130,9 +131,9 @@ impl Pool {
         self.enter(handler, key, instance, Condition::Awake)
     }
 
-    /// Takes up a sandbox that compiles a handler's code and is then given up.
-    pub fn adopt_compiler(self: &Arc<Self>, handler: Arc<str>, key: Key, instance: Instance) -> Lease {
-        self.enter(handler, key, instance, Condition::Compiling)
+    /// Takes up a sandbox in which a handler's code is compiled or tried, and which is then given up.
+    pub fn adopt_trial(self: &Arc<Self>, handler: Arc<str>, key: Key, instance: Instance) -> Lease {
+        self.enter(handler, key, instance, Condition::Trial)
     }
 
     fn enter(
@@ -149,6 +150,7 @@ impl Pool {
             born: instance.born,
             used: now,
             bytes: FIRST_GUESS,
+            idle_timeout: instance.revision.settings.idle_timeout,
             condition,
             instance: None,
         };
@@ -201,33 +203,29 @@ impl Pool {
 
     /// Pauses, measures and gives up idle instances, for ever.
     pub async fn keep_up(self: Arc<Self>) {
-        let round = self.pause_after.max(MIN_ROUND);
+        let round = self.pause_after.clamp(ROUND.0, ROUND.1);
         for count in 1_u32.. {
             tokio::time::sleep(round).await;
-            let (to_pause, expired) = self.due();
-            drop(expired);
-            for id in to_pause {
+            for id in self.due() {
                 self.pause(id);
                 tokio::task::yield_now().await;
             }
             if count.is_multiple_of(ROUNDS_PER_CHECK) {
-                drop(self.dead());
+                drop(self.spent());
             }
         }
     }
 
-    fn due(&self) -> (Vec<u64>, Vec<Entry>) {
+    fn due(&self) -> Vec<u64> {
         let now = self.now();
         let mut state = self.state.lock();
-        let expired = state.policy.expire(now, self.idle_timeout);
-        let expired = state.drop_entries(&expired);
         let to_pause = state.policy.pause(now, self.pause_after);
         for id in &to_pause {
             if let Some(entry) = state.all.get_mut(id) {
                 entry.condition = Condition::ToPause;
             }
         }
-        (to_pause, expired)
+        to_pause
     }
 
     /// Freezes an instance unless it was taken since. Under the lock, so that nobody takes it half frozen.
@@ -259,19 +257,15 @@ impl Pool {
         drop(victims);
     }
 
-    /// Takes out the idle whose process has ended.
-    fn dead(&self) -> Vec<Entry> {
+    /// Takes out the idle whose process has ended, and those that were not used for too long.
+    fn spent(&self) -> Vec<Entry> {
         let mut state = self.state.lock();
-        let dead: Vec<u64> = state
-            .all
-            .iter()
-            .filter(|(_, entry)| entry.instance.as_ref().is_some_and(|instance| !instance.is_quiet()))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &dead {
+        let spent: Vec<u64> =
+            state.all.iter().filter(|(_, entry)| entry.is_spent()).map(|(id, _)| *id).collect();
+        for id in &spent {
             state.policy.remove(*id);
         }
-        state.drop_entries(&dead)
+        state.drop_entries(&spent)
     }
 
     fn now(&self) -> Time {
@@ -288,9 +282,14 @@ impl State {
 }
 
 impl Entry {
+    fn is_spent(&self) -> bool {
+        let Some(instance) = &self.instance else { return false };
+        self.used.elapsed() >= self.idle_timeout || !instance.is_quiet()
+    }
+
     fn view(&self, id: u64) -> View {
         let state = match (&self.instance, self.condition) {
-            (None, Condition::Compiling) => "compiling",
+            (None, Condition::Trial) => "trial",
             (None, _) => "running",
             (Some(_), Condition::Paused) => "paused",
             (Some(_), _) => "idle",

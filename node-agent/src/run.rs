@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use axum::Json;
 use axum::routing::get;
+use axum::{Json, Router};
+use openlambda_api::state::STATE_PATH;
 use openlambda_config::{Base as ConfigBase, WorkerConfig};
 use openlambda_sandbox::{Base, Host, HostConfig, Nursery};
 use openlambda_telemetry::{AdminServer, Readiness, Registry, Signals, admin, logging};
@@ -16,6 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::agent::Agent;
+use crate::directory::Directory;
+use crate::functions::Source;
+use crate::kubernetes::{self, Report, Scope};
 use crate::metrics::Metrics;
 use crate::server;
 
@@ -26,9 +30,27 @@ const RUNTIME_DIR: &str = "OPENLAMBDA_RUNTIME_DIR";
 /// What may still run on blocking threads at the end: looks at directories, removal of bundles.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
+/// Where handlers come from.
+pub enum Mode {
+    /// The registry directory.
+    Directory,
+    /// The Kubernetes API.
+    Kubernetes {
+        /// Which of them.
+        scope: Scope,
+        /// The node that this is.
+        node: String,
+    },
+}
+
 /// Serves until a signal.
-pub fn run(file: &Path) -> anyhow::Result<()> {
+pub fn run(file: &Path, mode: Mode) -> anyhow::Result<()> {
     logging::init()?;
+    if let Mode::Kubernetes { scope, node } = &mode {
+        tracing::info!(cluster = scope.cluster, namespace = scope.namespace, node, "starting");
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.install_default().map_err(|_| anyhow!("a TLS provider is already installed"))?;
+    }
     let config = WorkerConfig::load(file)?;
     raise_open_files()?;
     let listener = bind(config.listen, "worker_port", file)?;
@@ -36,7 +58,7 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
     // Single-threaded up to here: it changes what only a process without threads may change.
     let host = openlambda_sandbox::prepare(host_config(&config)?)?;
     let runtime = runtime(config.data_threads).context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config, host, listener, admin));
+    let result = runtime.block_on(serve(config, mode, host, listener, admin));
     runtime.shutdown_timeout(LAST_GRACE);
     result
 }
@@ -95,6 +117,7 @@ fn runtime(threads: u32) -> io::Result<Runtime> {
 
 async fn serve(
     config: WorkerConfig,
+    mode: Mode,
     host: Host,
     listener: TcpListener,
     admin: TcpListener,
@@ -105,13 +128,23 @@ async fn serve(
     let readiness = Readiness::new();
     let starting = readiness.block("nursery");
     let (listen, drain_timeout) = (config.listen, config.drain_timeout);
-    let agent = Agent::new(config, metrics, readiness.clone()).context("cannot prepare worker_dir")?;
-    let state = Arc::clone(&agent);
-    let router = admin::router(registry, readiness.clone())
-        .route("/debug/state", get(async move || Json(state.state())));
+    let source = match &mode {
+        Mode::Directory => Source::Directory(Directory::new(config.registry_dir.clone())),
+        Mode::Kubernetes { .. } => Source::Pushed,
+    };
+    let agent =
+        Agent::new(config, source, metrics, readiness.clone()).context("cannot prepare worker_dir")?;
+    let report = Arc::new(Report::default());
+    let router = router(registry, &agent, &mode, &report);
     let _admin = AdminServer::start(admin, router)?;
     let nursery = host.start().await?;
     let _sampler = agent.start_upkeep().context("cannot start the load sampler")?;
+    let watching = match mode {
+        Mode::Directory => None,
+        Mode::Kubernetes { scope, .. } => {
+            Some(kubernetes::start(&agent, kubernetes::client_config().await?, scope, report)?)
+        }
+    };
     let zygotes = Arc::clone(&agent.zygotes);
     let supervisor =
         zygotes.supervise(nursery.clone(), readiness, Arc::clone(&agent.metrics), agent.drain.clone());
@@ -131,10 +164,23 @@ async fn serve(
             Ok(Ok(())) | Err(_) => Err(anyhow!("the task that starts Zygotes has ended")),
         },
     };
+    // No handler changes any more.
+    drop(watching);
     end(&agent, &nursery, drain_timeout, &mut signals).await;
     supervisor.abort();
     tracing::info!("ended");
     result
+}
+
+/// The paths of the admin port.
+fn router(registry: Registry, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Report>) -> Router {
+    let (state, report) = (Arc::clone(agent), Arc::clone(report));
+    let router = admin::router(registry, agent.readiness.clone())
+        .route("/debug/state", get(async move || Json(state.state())));
+    match mode {
+        Mode::Directory => router,
+        Mode::Kubernetes { .. } => router.route(STATE_PATH, get(async move || Json(report.state()))),
+    }
 }
 
 /// Lets running calls end, then removes everything. A second signal cuts the waiting short.

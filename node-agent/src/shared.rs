@@ -13,7 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::Agent;
-use crate::bundles::Bundle;
 use crate::call::{End, Order, put_load};
 use crate::frame::{self, HEADER, Kind, Reply, Violation};
 use crate::functions::Function;
@@ -22,6 +21,7 @@ use crate::inflight::Ended;
 use crate::instance::Instance;
 use crate::logs::Writer;
 use crate::pool::Lease;
+use crate::revision::Revision;
 
 /// The instances of a handler that have calls in them.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Busy {
 /// One of them.
 #[derive(Debug)]
 struct Seats {
-    bundle: Arc<Bundle>,
+    revision: Arc<Revision>,
     jobs: mpsc::UnboundedSender<Job>,
     taken: u32,
 }
@@ -67,10 +67,12 @@ impl Job {
 
 impl Busy {
     /// Gives the call to an instance that has room; back, if there is none.
-    pub fn join(&self, bundle: &Arc<Bundle>, runners: u32, job: Job) -> Result<(), Job> {
+    pub fn join(&self, revision: &Arc<Revision>, job: Job) -> Result<(), Job> {
         let mut list = self.list.lock();
         let room = list.iter_mut().find(|seats| {
-            seats.taken < runners && Arc::ptr_eq(&seats.bundle, bundle) && !seats.jobs.is_closed()
+            seats.taken < revision.settings.runners
+                && Arc::ptr_eq(&seats.revision, revision)
+                && !seats.jobs.is_closed()
         });
         let Some(seats) = room else { return Err(job) };
         seats.taken += 1;
@@ -86,13 +88,13 @@ impl Busy {
         job: Job,
     ) {
         let (jobs, receiver) = mpsc::unbounded_channel();
-        let bundle = Arc::clone(&lease.bundle);
-        function.busy.list.lock().push(Seats { bundle, jobs: jobs.clone(), taken: 1 });
+        let revision = Arc::clone(&lease.revision);
+        function.busy.list.lock().push(Seats { revision, jobs: jobs.clone(), taken: 1 });
         lease.output.clear();
         lease.input.clear();
         let mut unsent = BytesMut::new();
         if !lease.loaded {
-            let code = put_load(&mut lease, order, agent.config.max_runners);
+            let code = put_load(&mut lease);
             unsent.extend_from_slice(&lease.output);
             unsent.extend_from_slice(&code);
             lease.loaded = true;
@@ -145,7 +147,7 @@ impl Driver {
             }
         };
         match lost {
-            None if !self.broken && self.function.serves(&lease.bundle) => lease.put_back(),
+            None if !self.broken && self.function.serves(&lease.revision) => lease.put_back(),
             None => {}
             Some(lost) => {
                 self.end_logs(&mut lease);

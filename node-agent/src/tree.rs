@@ -153,15 +153,16 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads the directory. `__pycache__` is passed over: its files hold time stamps a copy does not keep.
-    pub fn read(root: &Path) -> Result<Self, TreeError> {
+    /// Reads the directory, which must have the file `entry`. `__pycache__` is passed over: its files hold time stamps a
+    /// copy does not keep.
+    pub fn read(root: &Path, entry: &Path) -> Result<Self, TreeError> {
         let root = root.canonicalize().map_err(|source| TreeError::io(root, source))?;
         let mut walk = Walk { root: &root, entries: Vec::new(), bytes: 0 };
         walk.directory(Path::new(""), 0)?;
         let mut entries = walk.entries;
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        if !entries.iter().any(|entry| entry.path == Path::new(ENTRY_FILE)) {
-            return Err(TreeError::Missing(root.join(ENTRY_FILE)));
+        if !entries.iter().any(|one| one.path == entry) {
+            return Err(TreeError::Missing(root.join(entry)));
         }
         let now = SystemTime::now();
         let settled = entries.iter().all(|entry| entry.stamp.settled(now));
@@ -258,6 +259,10 @@ mod tests {
 
     use super::*;
 
+    fn read(root: &Path) -> Result<Tree, TreeError> {
+        Tree::read(root, Path::new(ENTRY_FILE))
+    }
+
     fn handler() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(ENTRY_FILE), "def handler(event): return 1\n").unwrap();
@@ -267,16 +272,16 @@ mod tests {
     #[test]
     fn the_fingerprint_changes_with_any_file() {
         let directory = handler();
-        let first = Tree::read(directory.path()).unwrap().fingerprint;
-        assert_eq!(Tree::read(directory.path()).unwrap().fingerprint, first);
+        let first = read(directory.path()).unwrap().fingerprint;
+        assert_eq!(read(directory.path()).unwrap().fingerprint, first);
         fs::create_dir(directory.path().join("__pycache__")).unwrap();
         fs::write(directory.path().join("__pycache__/x.pyc"), "x").unwrap();
-        assert_eq!(Tree::read(directory.path()).unwrap().fingerprint, first);
+        assert_eq!(read(directory.path()).unwrap().fingerprint, first);
         fs::create_dir(directory.path().join("sub")).unwrap();
-        let second = Tree::read(directory.path()).unwrap().fingerprint;
+        let second = read(directory.path()).unwrap().fingerprint;
         assert_ne!(second, first);
         fs::write(directory.path().join("sub/data"), "x").unwrap();
-        let tree = Tree::read(directory.path()).unwrap();
+        let tree = read(directory.path()).unwrap();
         assert_ne!(tree.fingerprint, second);
         let names: Vec<_> = tree.entries.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(names, [ENTRY_FILE, "sub", "sub/data"]);
@@ -287,7 +292,7 @@ mod tests {
     fn missing_and_without_entry_file() {
         let directory = tempfile::tempdir().unwrap();
         for path in [directory.path().to_owned(), directory.path().join("none")] {
-            assert!(matches!(Tree::read(&path), Err(TreeError::Missing(_))), "{path:?}");
+            assert!(matches!(read(&path), Err(TreeError::Missing(_))), "{path:?}");
         }
     }
 
@@ -296,21 +301,21 @@ mod tests {
         let directory = handler();
         let link = directory.path().join("link");
         symlink(ENTRY_FILE, &link).unwrap();
-        assert!(Tree::read(directory.path()).is_ok());
+        assert!(read(directory.path()).is_ok());
         for target in ["/etc/passwd", "../x", "nothing/../../../etc/passwd"] {
             fs::remove_file(&link).unwrap();
             symlink(target, &link).unwrap();
-            assert!(matches!(Tree::read(directory.path()), Err(TreeError::LinkOut { .. })), "{target}");
+            assert!(matches!(read(directory.path()), Err(TreeError::LinkOut { .. })), "{target}");
         }
         fs::remove_file(&link).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(&link).unwrap();
-        assert!(matches!(Tree::read(directory.path()), Err(TreeError::Special(_))));
+        assert!(matches!(read(directory.path()), Err(TreeError::Special(_))));
     }
 
     #[test]
     fn nesting_is_bounded() {
         let directory = handler();
         fs::create_dir_all(directory.path().join("d/".repeat(MAX_DEPTH + 1))).unwrap();
-        assert!(matches!(Tree::read(directory.path()), Err(TreeError::TooBig { .. })));
+        assert!(matches!(read(directory.path()), Err(TreeError::TooBig { .. })));
     }
 }

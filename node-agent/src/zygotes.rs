@@ -1,16 +1,16 @@
 //! The root Zygote: started, watched, started again with growing pauses when it ends. Who wants a sandbox meanwhile
 //! waits for the next one.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openlambda_policy::backoff::Backoff;
-use openlambda_sandbox::{ForkError, Limits, Nursery, Sandbox, SandboxSpec, StartError, Zygote};
+use openlambda_sandbox::{ForkError, Nursery, Sandbox, SandboxSpec, StartError, Zygote};
 use openlambda_telemetry::{Drain, Readiness};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
+use crate::revision::Revision;
 
 /// The first pause after a Zygote has ended, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -32,7 +32,6 @@ pub enum NoSandbox {
 #[derive(Debug)]
 pub struct Zygotes {
     current: watch::Sender<State>,
-    limits: Limits,
 }
 
 enum State {
@@ -52,14 +51,14 @@ impl std::fmt::Debug for State {
 }
 
 impl Zygotes {
-    /// None yet; sandboxes will have these limits.
-    pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { current: watch::Sender::new(State::Down("the first is starting".into())), limits })
+    /// None yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { current: watch::Sender::new(State::Down("the first is starting".into())) })
     }
 
-    /// Forks a sandbox that sees `code` as `/handler`.
-    pub async fn fork(&self, code: PathBuf, deadline: Instant) -> Result<Sandbox, NoSandbox> {
-        let spec = SandboxSpec { code: Some(code), limits: self.limits };
+    /// Forks a sandbox that sees the revision's code as `/handler` and has its limits.
+    pub async fn fork(&self, revision: &Revision, deadline: Instant) -> Result<Sandbox, NoSandbox> {
+        let spec = SandboxSpec { code: Some(revision.bundle.path.clone()), limits: revision.settings.limits };
         loop {
             let (number, zygote) = self.up(deadline).await?;
             match zygote.fork(&spec).await {

@@ -132,7 +132,7 @@ fn calls_of_one_handler_run_side_by_side_up_to_the_limit() -> Result<()> {
         (0..6).map(|_| Request::call("sleep", &json!(0.2)).open(cluster.worker_port(0))).collect();
     let at_most_two = || {
         let mut instances = cluster.instances("sleep")?;
-        instances.retain(|instance| instance["state"] != "compiling");
+        instances.retain(|instance| instance["state"] != "trial");
         ensure!(instances.len() <= 2, "{instances:?}");
         Ok(instances.len())
     };
@@ -157,7 +157,7 @@ fn several_calls_share_a_sandbox_where_max_runners_allows() -> Result<()> {
         Response::read(call?)?.ok()?;
     }
     let mut instances = cluster.instances("meet")?;
-    instances.retain(|instance| instance["state"] != "compiling");
+    instances.retain(|instance| instance["state"] != "trial");
     ensure!(instances.len() == 1, "{instances:?}");
     cluster.stop()
 }

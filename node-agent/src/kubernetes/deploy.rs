@@ -1,0 +1,316 @@
+//! What the agent does about each Handler: one entry per handler, changed by what is heard of the API server and by
+//! what came of making a revision. A revision that cannot be made leaves the former one serving.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::core::DeserializeGuard;
+use kube::{Resource as _, ResourceExt as _};
+use openlambda_api::conditions::ConditionReason;
+use openlambda_api::source::Source;
+use openlambda_api::state::Serving;
+use openlambda_api::{HandlerName, HandlerSpec};
+use openlambda_policy::backoff::Backoff;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use super::make::{Made, Maker};
+use super::objects::Version;
+use super::report::{self, Report};
+use super::spec::{HandlerView, Reference, references};
+use super::trouble::Trouble;
+use crate::functions::Function;
+use crate::pool::Pool;
+use crate::revision::Revision;
+
+/// The first pause before something is tried again, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// What the deployer's own tasks tell it.
+pub enum News {
+    /// What came of the work of that round.
+    Made(String, u64, Box<Made>),
+    /// The pause after that round is over.
+    Again(String, u64),
+    /// The version that an object has now.
+    Seen(Reference, Version),
+}
+
+/// Keeps the functions as the Handlers want them.
+pub struct Deployer {
+    cluster: String,
+    maker: Arc<Maker>,
+    pool: Arc<Pool>,
+    report: Arc<Report>,
+    news: UnboundedSender<News>,
+    entries: HashMap<String, Entry>,
+    /// The objects that handlers name, as they were last read.
+    versions: HashMap<Reference, Version>,
+    /// The handlers of a list that is coming in.
+    listed: Option<HashSet<String>>,
+    epoch: Instant,
+}
+
+/// A handler.
+struct Entry {
+    uid: Option<String>,
+    generation: i64,
+    /// None: it cannot be read. Without its source if that is in the bundle that serves.
+    spec: Option<Arc<HandlerSpec>>,
+    function: Arc<Function>,
+    references: BTreeSet<Reference>,
+    round: u64,
+    /// The work of this round, while it lasts.
+    work: Option<AbortHandle>,
+    backoff: Backoff,
+    serving: Option<Serving>,
+}
+
+impl Deployer {
+    /// Knows no handler yet.
+    pub fn new(
+        cluster: String,
+        maker: Arc<Maker>,
+        pool: Arc<Pool>,
+        report: Arc<Report>,
+        news: UnboundedSender<News>,
+    ) -> Self {
+        let (entries, versions) = (HashMap::new(), HashMap::new());
+        Self { cluster, maker, pool, report, news, entries, versions, listed: None, epoch: Instant::now() }
+    }
+
+    /// A list begins.
+    pub fn begin_list(&mut self) {
+        self.listed = Some(HashSet::new());
+    }
+
+    /// A list is complete: what is not on it is gone.
+    pub fn end_list(&mut self) {
+        let Some(listed) = self.listed.take() else { return };
+        let gone: Vec<_> = self.entries.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        for name in gone {
+            self.remove(&name);
+        }
+    }
+
+    /// A handler is new, or something about it has changed.
+    pub fn apply(&mut self, object: DeserializeGuard<HandlerView>) {
+        let name = object.name_any();
+        if let Some(listed) = &mut self.listed {
+            listed.insert(name.clone());
+        }
+        let (uid, generation) = (object.uid(), object.meta().generation.unwrap_or_default());
+        let spec = match object.0 {
+            Ok(view) if view.spec.cluster.as_ref().is_none_or(|cluster| *cluster == self.cluster) => {
+                Ok(view.spec)
+            }
+            Ok(_) => return self.remove(&name),
+            Err(invalid) => Err(Trouble::lasting(ConditionReason::Unreadable, invalid.error)),
+        };
+        match self.entries.get(&name) {
+            // Its status or its labels, which is nothing to us.
+            Some(entry) if entry.uid == uid && entry.generation == generation => return,
+            // Another one of the same name.
+            Some(entry) if entry.uid != uid => self.remove(&name),
+            _ => {}
+        }
+        let handler = match HandlerName::parse(&name) {
+            Ok(handler) => handler,
+            Err(error) => {
+                let trouble = Trouble::lasting(ConditionReason::InvalidSpec, error.to_string());
+                return self.report.failed(&name, generation, &trouble, None);
+            }
+        };
+        let functions = self.maker.functions();
+        let entry = self
+            .entries
+            .entry(name.clone())
+            .or_insert_with(|| Entry::new(uid, functions.declare(&handler, None)));
+        entry.stop();
+        entry.generation = generation;
+        entry.backoff.succeed();
+        match spec {
+            Ok(spec) => {
+                entry.references = references(&spec);
+                entry.spec = Some(Arc::new(spec));
+                entry.function.hope();
+                self.report.pending(&name, generation, entry.serving.clone());
+                self.start(&name);
+            }
+            Err(trouble) => {
+                entry.references.clear();
+                entry.spec = None;
+                entry.fail(&self.report, &trouble);
+            }
+        }
+    }
+
+    /// A handler is gone.
+    pub fn delete(&mut self, object: &DeserializeGuard<HandlerView>) {
+        self.remove(&object.name_any());
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.report.remove(name);
+        let Some(mut entry) = self.entries.remove(name) else { return };
+        entry.stop();
+        self.maker.functions().remove(&entry.function);
+        self.pool.evict(entry.function.key);
+        tracing::info!(handler = name, "removed");
+    }
+
+    /// Something that a task of ours has to say.
+    pub fn hear(&mut self, news: News) {
+        match news {
+            News::Made(name, round, made) => self.made(&name, round, *made),
+            News::Again(name, round) => {
+                if self.entries.get(&name).is_some_and(|entry| entry.round == round) {
+                    self.start(&name);
+                }
+            }
+            News::Seen(reference, version) => self.seen(&reference, version),
+        }
+    }
+
+    /// An object has this version now: who names it is made anew, unless it was read in this version.
+    pub fn seen(&mut self, reference: &Reference, version: Version) {
+        let users = self.entries.iter().filter(|(_, entry)| entry.references.contains(reference));
+        let users: Vec<_> = users.map(|(name, _)| name.clone()).collect();
+        if users.is_empty() || self.versions.get(reference) == Some(&version) {
+            return;
+        }
+        tracing::debug!(%reference, ?version, "changed");
+        self.versions.insert(reference.clone(), version);
+        for name in users {
+            self.start(&name);
+        }
+    }
+
+    /// Whether nothing is being made.
+    pub fn is_settled(&self) -> bool {
+        self.entries.values().all(|entry| entry.work.is_none())
+    }
+
+    /// All objects that handlers name. What was read of others is forgotten.
+    pub fn references(&mut self) -> BTreeSet<Reference> {
+        let named: BTreeSet<_> = self.entries.values().flat_map(|entry| &entry.references).cloned().collect();
+        self.versions.retain(|reference, _| named.contains(reference));
+        named
+    }
+
+    /// Whether a handler names a ConfigMap.
+    pub fn names_config_maps(&self) -> bool {
+        let is_one = |reference: &Reference| matches!(reference, Reference::ConfigMap(_));
+        self.entries.values().any(|entry| entry.references.iter().any(is_one))
+    }
+
+    /// Begins to make a revision; what is under way for this handler is given up.
+    fn start(&mut self, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        entry.stop();
+        let Some(spec) = entry.spec.clone() else { return };
+        entry.round += 1;
+        let is_staged = spec.source == Source::default();
+        let staged = entry.function.serving().filter(|_| is_staged).map(|one| Arc::clone(&one.bundle));
+        let (maker, function) = (Arc::clone(&self.maker), Arc::clone(&entry.function));
+        let (news, name, round) = (self.news.clone(), name.to_owned(), entry.round);
+        let work = tokio::spawn(async move {
+            let made = maker.make(&function, &spec, staged).await;
+            // Nobody listens at the worker's end.
+            let _ = news.send(News::Made(name, round, Box::new(made)));
+        });
+        entry.work = Some(work.abort_handle());
+    }
+
+    fn made(&mut self, name: &str, round: u64, made: Made) {
+        let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.round == round) else { return };
+        entry.work = None;
+        self.versions.extend(made.versions);
+        match made.result {
+            Ok(revision) => {
+                if !entry.function.serves(&revision) {
+                    self.maker.functions().install(&entry.function, Arc::clone(&revision));
+                    self.pool.evict(entry.function.key);
+                }
+                self.report.ready(name, entry.generation, &revision.bundle);
+                entry.serve(&revision);
+            }
+            Err(trouble) => {
+                tracing::warn!(handler = name, generation = entry.generation, %trouble, "not ready");
+                // What serves was made of the same spec: it is not the worse for a read that failed.
+                if !(trouble.is_about_us() && entry.is_up_to_date()) {
+                    entry.fail(&self.report, &trouble);
+                }
+                if trouble.passing {
+                    self.try_again(name);
+                }
+            }
+        }
+    }
+
+    fn try_again(&mut self, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let now = self.epoch.elapsed();
+        entry.backoff.fail(now);
+        let pause = entry.backoff.remaining(now);
+        let again = News::Again(name.to_owned(), entry.round);
+        let news = self.news.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = news.send(again);
+        });
+    }
+}
+
+impl Trouble {
+    /// Whether it says nothing about the handler.
+    fn is_about_us(&self) -> bool {
+        self.passing && matches!(self.reason, ConditionReason::FetchFailed | ConditionReason::AgentFailed)
+    }
+}
+
+impl Entry {
+    fn new(uid: Option<String>, function: Arc<Function>) -> Self {
+        Self {
+            uid,
+            generation: 0,
+            spec: None,
+            function,
+            references: BTreeSet::new(),
+            round: 0,
+            work: None,
+            backoff: Backoff::new(PAUSES.0, PAUSES.1),
+            serving: None,
+        }
+    }
+
+    fn is_up_to_date(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.generation == self.generation)
+    }
+
+    fn stop(&mut self) {
+        // A message that is on its way already is of a former round.
+        self.round += 1;
+        if let Some(work) = self.work.take() {
+            work.abort();
+        }
+    }
+
+    fn serve(&mut self, revision: &Arc<Revision>) {
+        self.backoff.succeed();
+        self.serving =
+            Some(Serving { generation: self.generation, digest: report::digest(&revision.bundle) });
+        // The code is in the bundle now: no need to keep it in memory.
+        if let Some(spec) = &self.spec
+            && (spec.source.inline.is_some() || spec.source.files.is_some())
+        {
+            self.spec = Some(Arc::new(HandlerSpec { source: Source::default(), ..(**spec).clone() }));
+        }
+    }
+
+    fn fail(&self, report: &Report, trouble: &Trouble) {
+        report.failed(&self.function.name, self.generation, trouble, self.serving.clone());
+        self.function.fail(trouble.failure());
+    }
+}

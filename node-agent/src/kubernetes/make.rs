@@ -1,0 +1,234 @@
+//! From a spec to a revision that has been tried: read what it names, fetch, stage, try to load.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use openlambda_api::HandlerSpec;
+use openlambda_api::conditions::ConditionReason;
+use openlambda_api::source::HttpSource;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::fetch::Fetcher;
+use super::files::{self, Files};
+use super::objects::{Look, Objects, Version};
+use super::spec::{self, Reference};
+use super::trouble::Trouble;
+use crate::agent::Agent;
+use crate::bundles::Bundle;
+use crate::call::End;
+use crate::compile;
+use crate::frame::Status;
+use crate::functions::{Function, Functions};
+use crate::outcome;
+use crate::revision::{Revision, entry_file};
+
+/// Archives that are fetched at a time.
+const FETCHES: usize = 4;
+/// Handlers that are staged and tried at a time, per processor.
+const TRIALS_PER_CPU: usize = 4;
+
+/// Tries to load a revision.
+pub type Trial =
+    Arc<dyn Fn(Arc<Function>, Arc<Revision>) -> BoxFuture<'static, Result<(), Trouble>> + Send + Sync>;
+
+/// Makes revisions.
+pub struct Maker {
+    functions: Arc<Functions>,
+    objects: Objects,
+    fetcher: Fetcher,
+    trial: Trial,
+    fetches: Semaphore,
+    trials: Semaphore,
+}
+
+/// What came of it, and which versions of which objects went into it.
+pub struct Made {
+    /// The revision, which may be the one that serves already.
+    pub result: Result<Arc<Revision>, Trouble>,
+    /// What was read.
+    pub versions: BTreeMap<Reference, Version>,
+}
+
+/// The code of a handler before it is in a bundle.
+enum Code {
+    Files(Files),
+    Http(HttpSource),
+    Bundle(Arc<Bundle>),
+}
+
+impl Maker {
+    /// Makes revisions of these functions.
+    pub fn new(functions: Arc<Functions>, objects: Objects, trial: Trial) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            functions,
+            objects,
+            fetcher: Fetcher::default(),
+            trial,
+            fetches: Semaphore::new(FETCHES),
+            trials: Semaphore::new(cpus * TRIALS_PER_CPU),
+        }
+    }
+
+    /// The functions.
+    pub fn functions(&self) -> &Arc<Functions> {
+        &self.functions
+    }
+
+    /// What handlers name.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Makes a revision as the spec wants it. `staged` is its code if that is already here.
+    pub async fn make(
+        &self,
+        function: &Arc<Function>,
+        spec: &HandlerSpec,
+        staged: Option<Arc<Bundle>>,
+    ) -> Made {
+        let mut look = self.objects.look();
+        let result = self.try_make(function, spec, staged, &mut look).await;
+        Made { result, versions: look.versions }
+    }
+
+    async fn try_make(
+        &self,
+        function: &Arc<Function>,
+        spec: &HandlerSpec,
+        staged: Option<Arc<Bundle>>,
+        look: &mut Look<'_>,
+    ) -> Result<Arc<Revision>, Trouble> {
+        spec::check_supported(spec)?;
+        let env = look.env(spec).await?;
+        let settings = spec::settings(spec, &self.functions.defaults, env)?;
+        let code = match staged {
+            Some(bundle) => Code::Bundle(bundle),
+            None => code(spec, look).await?,
+        };
+        let bundle = match code {
+            Code::Bundle(bundle) => bundle,
+            Code::Files(files) => {
+                self.stage(spec, move |entrypoint, to| files::write(&files, entrypoint, to)).await?
+            }
+            Code::Http(source) => self.fetch(spec, source).await?,
+        };
+        if let Some(serving) = function.serving()
+            && Arc::ptr_eq(&serving.bundle, &bundle)
+            && serving.settings == settings
+        {
+            return Ok(serving);
+        }
+        let revision = self.functions.revision(function, bundle, settings);
+        let _turn = self.trials.acquire().await.map_err(closed)?;
+        (self.trial)(Arc::clone(function), Arc::clone(&revision)).await?;
+        Ok(revision)
+    }
+
+    async fn fetch(&self, spec: &HandlerSpec, source: HttpSource) -> Result<Arc<Bundle>, Trouble> {
+        let fetched = {
+            let _turn = self.fetches.acquire().await.map_err(closed)?;
+            self.fetcher.fetch(&source, self.functions.bundles.scratch_file()).await?
+        };
+        self.stage(spec, move |entrypoint, to| files::unpack(fetched.path(), &source.url, entrypoint, to))
+            .await
+    }
+
+    /// Has a blocking thread put the files where they belong.
+    async fn stage(
+        &self,
+        spec: &HandlerSpec,
+        fill: impl FnOnce(&str, &Path) -> Result<(), Trouble> + Send + 'static,
+    ) -> Result<Arc<Bundle>, Trouble> {
+        let _turn = self.trials.acquire().await.map_err(closed)?;
+        let (bundles, entrypoint) = (self.functions.bundles.clone(), spec.entrypoint.clone());
+        let staged = tokio::task::spawn_blocking(move || {
+            let file = entry_file(&entrypoint);
+            bundles.make(Path::new(&file), &entrypoint, |to| fill(&entrypoint, to))
+        });
+        staged.await.map_err(closed)?
+    }
+}
+
+/// Where the code comes from.
+async fn code(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble> {
+    let source = &spec.source;
+    if let Some(inline) = &source.inline {
+        let name = entry_file(&spec.entrypoint);
+        return Ok(Code::Files(Files::from([(name, inline.clone().into_bytes())])));
+    }
+    if let Some(files) = &source.files {
+        let files = files.iter().map(|(name, text)| (name.clone(), text.clone().into_bytes()));
+        return Ok(Code::Files(files.collect()));
+    }
+    if let Some(config_map) = &source.config_map {
+        return Ok(Code::Files(look.files(&config_map.name).await?));
+    }
+    match &source.http {
+        Some(http) => Ok(Code::Http(http.clone())),
+        None => {
+            let message = "spec.source: give one of inline, files, configMap and http";
+            Err(Trouble::lasting(ConditionReason::InvalidSpec, message))
+        }
+    }
+}
+
+/// Of a task or a semaphore that is gone, as at the worker's end.
+fn closed(error: impl std::fmt::Display) -> Trouble {
+    Trouble::passing(ConditionReason::AgentFailed, format!("the agent could not go on: {error}"))
+}
+
+/// The trial that counts: in a sandbox, by the runtime that serves calls.
+pub fn in_sandbox(agent: Arc<Agent>, data: Handle) -> Trial {
+    Arc::new(move |function, revision| {
+        let agent = Arc::clone(&agent);
+        let tried = data.spawn(async move { try_in_sandbox(&agent, &function, &revision).await });
+        let mut tried = Ending(tried);
+        Box::pin(async move { (&mut tried.0).await.map_err(closed)? })
+    })
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Ending<T>(JoinHandle<T>);
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn try_in_sandbox(
+    agent: &Arc<Agent>,
+    function: &Function,
+    revision: &Arc<Revision>,
+) -> Result<(), Trouble> {
+    let checked = compile::check(agent, function, revision).await;
+    let agent_failed = |why: String| Trouble::passing(ConditionReason::AgentFailed, why);
+    let Some((end, exit)) = checked.map_err(|error| agent_failed(error.to_string()))? else { return Ok(()) };
+    let import_failed = |what: String| {
+        let message = format!("{}: {what}", entry_file(&revision.settings.entrypoint));
+        Trouble::lasting(ConditionReason::ImportFailed, message)
+    };
+    Err(match end {
+        End::Reply(reply) if reply.status == Status::LoadFailed => {
+            Trouble::code(outcome::load_failed(reply.meta, &revision.settings.entrypoint))
+        }
+        End::Refused => agent_failed("the sandbox for the trial ended before it was asked".into()),
+        End::Closed if exit.as_ref().is_some_and(|exit| exit.failure.is_some()) => {
+            agent_failed(outcome::closed(exit, revision.settings.limits.memory).message)
+        }
+        End::Closed => {
+            let failure = outcome::closed(exit, revision.settings.limits.memory);
+            import_failed(format!("while it was loaded, {}", failure.message))
+        }
+        End::TimedOut => import_failed("loading it did not end in time".into()),
+        End::TooLarge { length, .. } => import_failed(format!("its compiled code has {length} bytes")),
+        End::Reply(_) | End::Violation(_) => {
+            import_failed("while it was loaded, it wrote to file descriptors that it has not opened".into())
+        }
+    })
+}

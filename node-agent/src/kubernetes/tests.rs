@@ -1,0 +1,302 @@
+//! The watch against a mocked API server, up to what calls get; only the trial in a sandbox is played.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use kube::client::Body;
+use openlambda_api::{HandlerState, Phase};
+use openlambda_telemetry::{Drain, Registry};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tower_test::mock;
+
+use super::*;
+use crate::bundles::Bundles;
+use crate::functions::{NoFunction, Source};
+use crate::gate::Gates;
+use crate::kubernetes::trouble::Trouble;
+use crate::metrics::Metrics;
+use crate::reply::Failure;
+use crate::revision::tests::defaults;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+const HANDLERS: &str = "/apis/openlambda.dev/v1alpha1/namespaces/n/handlers";
+const CONFIG_MAPS: &str = "/api/v1/namespaces/n/configmaps";
+const SECRETS: &str = "/api/v1/namespaces/n/secrets";
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// The API server: lists, watches that a test feeds, and single objects.
+#[derive(Clone, Default)]
+struct Server {
+    lists: Arc<Mutex<BTreeMap<String, Vec<Value>>>>,
+    watches: Arc<Mutex<BTreeMap<String, UnboundedSender<Bytes>>>>,
+}
+
+impl Server {
+    fn client(&self) -> Client {
+        let (service, mut requests) = mock::pair::<Request<Body>, Answer>();
+        let server = self.clone();
+        tokio::spawn(async move {
+            while let Some((request, answer)) = requests.next_request().await {
+                answer.send_response(server.answer(&request));
+            }
+        });
+        Client::new(service, "n")
+    }
+
+    fn answer(&self, request: &Request<Body>) -> Answer {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        if query.contains("watch=true") {
+            let (sender, events) = unbounded();
+            self.watches.lock().insert(path.to_owned(), sender);
+            let frames = events.map(|event| Ok(Frame::data(event)));
+            return Response::new(StreamBody::new(frames).boxed_unsync());
+        }
+        let lists = self.lists.lock();
+        let text = |value: Value| Full::from(value.to_string()).boxed_unsync();
+        if let Some(items) = lists.get(path) {
+            return Response::new(text(json!({
+                "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items
+            })));
+        }
+        let (folder, name) = path.rsplit_once('/').unwrap();
+        let found = lists.get(folder).and_then(|all| all.iter().find(|one| one["metadata"]["name"] == name));
+        if let Some(found) = found {
+            return Response::new(text(found.clone()));
+        }
+        let status = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no"});
+        let mut answer = Response::new(text(status));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        answer
+    }
+
+    fn put(&self, path: &str, objects: &[Value]) {
+        self.lists.lock().insert(path.to_owned(), objects.to_vec());
+    }
+
+    async fn event(&self, path: &str, kind: &str, object: &Value) {
+        until(|| self.watches.lock().contains_key(path)).await;
+        let line = format!("{}\n", json!({"type": kind, "object": object}));
+        self.watches.lock()[path].unbounded_send(line.into()).unwrap();
+    }
+}
+
+fn handler(name: &str, generation: i64, spec: Value) -> Value {
+    json!({
+        "apiVersion": "openlambda.dev/v1alpha1", "kind": "Handler",
+        "metadata": {
+            "name": name, "namespace": "n", "uid": format!("uid-{name}"), "generation": generation,
+            "resourceVersion": generation.to_string()
+        },
+        "spec": spec,
+    })
+}
+
+fn inline(name: &str, generation: i64, code: &str) -> Value {
+    handler(name, generation, json!({"source": {"inline": code}}))
+}
+
+fn config_map(version: &str, code: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "code", "namespace": "n", "resourceVersion": version},
+        "data": {"lambda_func.py": code},
+    })
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.expect("what was waited for did not come");
+}
+
+struct World {
+    server: Server,
+    functions: Arc<Functions>,
+    report: Arc<Report>,
+    readiness: Readiness,
+    trials: Arc<AtomicUsize>,
+    _work: tempfile::TempDir,
+}
+
+impl World {
+    fn start(server: Server) -> Self {
+        let work = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::new(&Registry::new("test").unwrap()).unwrap());
+        let bundles = Bundles::open(work.path().join("bundles")).unwrap();
+        let gates = Gates::new(1, 1, Duration::from_secs(1), Drain::new());
+        let functions = Arc::new(Functions::new(Source::Pushed, bundles, gates, defaults(), metrics));
+        let (report, readiness, trials) = (Arc::new(Report::default()), Readiness::new(), Arc::default());
+        let client = server.client();
+        let parts = Parts {
+            functions: Arc::clone(&functions),
+            pool: Pool::new(0, Duration::ZERO),
+            report: Arc::clone(&report),
+            objects: Objects::new(&client, "n"),
+            trial: trial(Arc::clone(&trials)),
+        };
+        let scope = Scope { cluster: "demo".into(), namespace: "n".into() };
+        tokio::spawn(watch(client, scope, parts, Blockers::new(&readiness)));
+        Self { server, functions, report, readiness, trials, _work: work }
+    }
+
+    fn state(&self, name: &str) -> Option<HandlerState> {
+        self.report.state().handlers.into_iter().find(|state| state.name == name)
+    }
+
+    async fn reaches(&self, name: &str, generation: i64, phase: Phase) -> HandlerState {
+        let is = |state: &HandlerState| state.generation == generation && state.state == phase;
+        until(|| self.state(name).as_ref().is_some_and(is)).await;
+        self.state(name).unwrap()
+    }
+
+    /// The code that serves.
+    async fn code(&self, name: &str) -> Result<String, NoFunction> {
+        let (_, revision) = self.functions.get(name).await?;
+        Ok(fs::read_to_string(revision.bundle.path.join("lambda_func.py")).unwrap())
+    }
+}
+
+/// Code that has "raise" in it does not load.
+fn trial(trials: Arc<AtomicUsize>) -> Trial {
+    Arc::new(move |_, revision| {
+        trials.fetch_add(1, Ordering::Relaxed);
+        let code = fs::read_to_string(revision.bundle.path.join("lambda_func.py")).unwrap();
+        let failure = Failure::agent(openlambda_api::Reason::ImportFailed, "lambda_func.py, line 1: E: no");
+        let result = if code.contains("raise") { Err(Trouble::code(failure)) } else { Ok(()) };
+        Box::pin(async move { result })
+    })
+}
+
+#[tokio::test]
+async fn handlers_come_change_and_go() {
+    let server = Server::default();
+    server.put(HANDLERS, &[inline("a", 1, "1")]);
+    let world = World::start(server);
+    until(|| world.readiness.is_ready()).await;
+    assert_eq!(world.code("a").await.unwrap(), "1");
+    let first = world.reaches("a", 1, Phase::Ready).await;
+
+    world.server.event(HANDLERS, "ADDED", &inline("b", 1, "2")).await;
+    world.reaches("b", 1, Phase::Ready).await;
+    assert_eq!(world.code("b").await.unwrap(), "2");
+    world.server.event(HANDLERS, "MODIFIED", &inline("a", 2, "3")).await;
+    let second = world.reaches("a", 2, Phase::Ready).await;
+    assert_ne!(second.digest, first.digest);
+    assert_eq!(world.code("a").await.unwrap(), "3");
+
+    let before = world.trials.load(Ordering::Relaxed);
+    let mut labelled = inline("a", 2, "3");
+    labelled["metadata"]["resourceVersion"] = json!("77");
+    world.server.event(HANDLERS, "MODIFIED", &labelled).await;
+    world.server.event(HANDLERS, "DELETED", &inline("b", 1, "2")).await;
+    until(|| world.state("b").is_none()).await;
+    assert!(matches!(world.code("b").await, Err(NoFunction::NotApplied(_))));
+    assert_eq!(world.trials.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test]
+async fn what_is_bad_leaves_the_old_serving_and_the_others_alone() {
+    let server = Server::default();
+    let other = handler("other", 1, json!({"cluster": "another", "source": {"inline": "1"}}));
+    let ours = handler("ours", 1, json!({"cluster": "demo", "source": {"inline": "1"}}));
+    let unreadable = handler("unreadable", 1, json!({"source": 7}));
+    server.put(HANDLERS, &[unreadable, other, ours, inline("a", 1, "1"), inline("new", 1, "raise")]);
+    let world = World::start(server);
+    until(|| world.readiness.is_ready()).await;
+    assert_eq!(world.reaches("unreadable", 1, Phase::Failed).await.reason, "Unreadable");
+    world.reaches("ours", 1, Phase::Ready).await;
+    assert!(world.state("other").is_none());
+    assert!(matches!(world.code("other").await, Err(NoFunction::NotApplied(_))));
+    let NoFunction::Failed(failure) = world.code("new").await.unwrap_err() else { panic!("not a failure") };
+    assert_eq!(failure.message, "lambda_func.py, line 1: E: no");
+
+    world.server.event(HANDLERS, "MODIFIED", &inline("a", 2, "raise")).await;
+    let failed = world.reaches("a", 2, Phase::Failed).await;
+    assert_eq!(
+        (failed.reason.as_str(), failed.message.as_str()),
+        ("ImportFailed", "lambda_func.py, line 1: E: no")
+    );
+    assert_eq!(failed.serving.map(|serving| serving.generation), Some(1));
+    assert_eq!(world.code("a").await.unwrap(), "1");
+    world.server.event(HANDLERS, "MODIFIED", &handler("a", 3, json!({"source": 7}))).await;
+    assert_eq!(world.reaches("a", 3, Phase::Failed).await.reason, "Unreadable");
+    assert_eq!(world.code("a").await.unwrap(), "1");
+    world.server.event(HANDLERS, "MODIFIED", &inline("a", 4, "2")).await;
+    world.reaches("a", 4, Phase::Ready).await;
+    assert_eq!(world.code("a").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_config_map_is_followed() {
+    let server = Server::default();
+    server.put(HANDLERS, &[handler("a", 1, json!({"source": {"configMap": {"name": "code"}}}))]);
+    server.put(CONFIG_MAPS, &[]);
+    let world = World::start(server);
+    let failed = world.reaches("a", 1, Phase::Failed).await;
+    assert_eq!(failed.reason, "ReferenceNotFound");
+    assert!(failed.message.contains("there is no ConfigMap code"), "{}", failed.message);
+
+    world.server.put(CONFIG_MAPS, &[config_map("5", "1")]);
+    world.server.event(CONFIG_MAPS, "ADDED", &config_map("5", "1")).await;
+    world.reaches("a", 1, Phase::Ready).await;
+    assert_eq!(world.code("a").await.unwrap(), "1");
+    world.server.put(CONFIG_MAPS, &[config_map("6", "2")]);
+    world.server.event(CONFIG_MAPS, "MODIFIED", &config_map("6", "2")).await;
+    let (first, digest) = (world.state("a").unwrap().digest, || world.state("a").unwrap().digest);
+    until(|| digest() != first).await;
+    assert_eq!(world.code("a").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn variables_come_from_where_the_spec_says() {
+    let server = Server::default();
+    let spec = json!({
+        "source": {"inline": "1"},
+        "env": [
+            {"name": "STAGE", "value": "test"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "token"}}},
+            {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "none", "optional": true}}},
+        ],
+        "envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "x", "optional": true}}],
+    });
+    let lacking = json!({
+        "source": {"inline": "1"},
+        "env": [{"name": "T", "valueFrom": {"secretKeyRef": {"name": "s", "key": "none"}}}],
+    });
+    server.put(HANDLERS, &[handler("a", 1, spec), handler("b", 1, lacking)]);
+    server.put(
+        SECRETS,
+        &[json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "resourceVersion": "1"},
+            "data": {"token": "aGlkZGVu"},
+        })],
+    );
+    server.put(
+        CONFIG_MAPS,
+        &[json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "resourceVersion": "1"},
+            "data": {"ONE": "1", "STAGE": "x"},
+        })],
+    );
+    let world = World::start(server);
+    world.reaches("a", 1, Phase::Ready).await;
+    let (_, revision) = world.functions.get("a").await.unwrap();
+    let want = [("C_ONE", "1"), ("C_STAGE", "x"), ("STAGE", "test"), ("TOKEN", "hidden")];
+    assert_eq!(revision.settings.env, want.map(|(name, value)| (name.into(), value.into())).into());
+    let lacking = world.reaches("b", 1, Phase::Failed).await;
+    assert_eq!(lacking.message, "spec.env[T]: there is no key none in Secret s");
+}

@@ -1,0 +1,171 @@
+//! A revision: a handler's code at one moment, and what holds for its instances and calls. It never changes; an edit
+//! of either makes another one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openlambda_api::handler::DEFAULT_ENTRYPOINT;
+use openlambda_config::WorkerConfig;
+use openlambda_sandbox::Limits;
+
+use crate::bundles::Bundle;
+use crate::frame;
+use crate::gate::{Gate, Gates};
+
+/// What holds for a handler's instances and calls.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// MODULE.FUNCTION.
+    pub entrypoint: String,
+    /// Variables of the environment, besides those that every sandbox has.
+    pub env: BTreeMap<String, String>,
+    /// What one instance may use.
+    pub limits: Limits,
+    /// The time of one call.
+    pub timeout: Duration,
+    /// The longest body of a call.
+    pub request: u64,
+    /// The longest answer.
+    pub response: usize,
+    /// What one call may print.
+    pub log: u64,
+    /// Calls at a time in one instance, 1 or more.
+    pub runners: u32,
+    /// Instances.
+    pub max_instances: u32,
+    /// An instance idle for so long is destroyed.
+    pub idle_timeout: Duration,
+    /// Whether an instance serves more than one call.
+    pub reuse: bool,
+}
+
+impl Settings {
+    /// Those of a handler that says nothing.
+    pub fn of(config: &WorkerConfig) -> Self {
+        let limits = &config.limits;
+        Self {
+            entrypoint: DEFAULT_ENTRYPOINT.to_owned(),
+            env: BTreeMap::new(),
+            limits: Limits {
+                memory: limits.memory.bytes(),
+                cpu_millis: limits.cpu_millis,
+                pids: limits.pids,
+                scratch: limits.scratch.bytes(),
+                ..Limits::default()
+            },
+            timeout: limits.timeout,
+            request: limits.request.bytes(),
+            response: wide(limits.response.bytes()),
+            log: limits.log.bytes(),
+            runners: config.max_runners,
+            max_instances: config.max_instances,
+            idle_timeout: config.idle_timeout,
+            reuse: true,
+        }
+    }
+
+    /// Calls that may run at a time.
+    fn width(&self) -> usize {
+        wide(self.max_instances.into()).saturating_mul(wide(self.runners.into()))
+    }
+}
+
+/// A number of bytes as a length.
+pub fn wide(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The file of an entrypoint's module, below the handler's directory.
+pub fn entry_file(entrypoint: &str) -> String {
+    let module = entrypoint.rsplit_once('.').map_or(entrypoint, |(module, _)| module);
+    format!("{}.py", module.replace('.', "/"))
+}
+
+/// Code, and what holds for it.
+#[derive(Debug)]
+pub struct Revision {
+    /// The code.
+    pub bundle: Arc<Bundle>,
+    /// What holds for it.
+    pub settings: Settings,
+    /// Who may run.
+    pub gate: Arc<Gate>,
+    /// The meta of a load frame.
+    load: Vec<u8>,
+}
+
+impl Revision {
+    /// The revision of handler `name` after `former`: calls that run at that one count at this one too, unless the
+    /// number that may run is another.
+    pub fn new(
+        name: &str,
+        bundle: Arc<Bundle>,
+        settings: Settings,
+        gates: &Gates,
+        former: Option<&Revision>,
+    ) -> Arc<Self> {
+        let width = settings.width();
+        let gate = match former {
+            Some(former) if former.gate.width() == width => Arc::clone(&former.gate),
+            _ => gates.make(width),
+        };
+        let load = load_meta(name, &settings);
+        Arc::new(Self { bundle, settings, gate, load })
+    }
+
+    /// The meta of a load frame.
+    pub fn load_meta(&self) -> &[u8] {
+        &self.load
+    }
+}
+
+fn load_meta(name: &str, settings: &Settings) -> Vec<u8> {
+    let mut out = b"{\"handler\":".to_vec();
+    frame::put_json_string(&mut out, name);
+    out.extend_from_slice(b",\"entrypoint\":");
+    frame::put_json_string(&mut out, &settings.entrypoint);
+    out.extend_from_slice(b",\"env\":{");
+    for (index, (name, value)) in settings.env.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        frame::put_json_string(&mut out, name);
+        out.push(b':');
+        frame::put_json_string(&mut out, value);
+    }
+    out.extend_from_slice(b"},\"threads\":");
+    out.extend_from_slice(settings.runners.to_string().as_bytes());
+    out.push(b'}');
+    out
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The settings of a worker whose file says nothing of them.
+    pub fn defaults() -> Settings {
+        let file = json!({"registry_dir": "r", "worker_dir": "w"});
+        Settings::of(&WorkerConfig::from_value(&file, Path::new("/c/worker.json")).unwrap())
+    }
+
+    #[test]
+    fn the_meta_of_a_load_has_all_that_python_needs() {
+        let env = BTreeMap::from([("A".to_owned(), "\"1\"\n".to_owned()), ("B".to_owned(), "ä".to_owned())]);
+        let settings = Settings { env, runners: 4, entrypoint: "app.main".into(), ..defaults() };
+        let meta: Value = serde_json::from_slice(&load_meta("h", &settings)).unwrap();
+        let want = json!({"handler": "h", "entrypoint": "app.main", "env": {"A": "\"1\"\n", "B": "ä"}, "threads": 4});
+        assert_eq!(meta, want);
+    }
+
+    #[test]
+    fn the_file_of_an_entrypoint() {
+        assert_eq!(entry_file("lambda_func.handler"), "lambda_func.py");
+        assert_eq!(entry_file("app.api.main"), "app/api.py");
+    }
+}
