@@ -21,7 +21,9 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// Over the limit.
-    #[error("the request's body is over the limit of {0} bytes (RequestLimit in lard's configuration)")]
+    #[error(
+        "the request's body is over the limit of {0} bytes (RequestLimit in lard's configuration, or the handler's own)"
+    )]
     TooLarge(usize),
     /// The client paused too long or took too long in all.
     #[error(
@@ -38,12 +40,11 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
 }
 
-/// Reads a body to its end.
-pub async fn collect(mut body: Incoming, settings: &Settings) -> Result<Bytes, BodyError> {
+/// Reads a body of up to `limit` bytes to its end.
+pub async fn collect(mut body: Incoming, limit: usize, settings: &Settings) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let limit = settings.request_limit;
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLarge(limit));

@@ -1,12 +1,14 @@
 //! What all calls share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use openlambda_config::BalancerConfig;
 use openlambda_telemetry::Registry;
 use openlambda_telemetry::metrics::MetricError;
 
 use crate::gate::Gate;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::targets::Targets;
@@ -21,6 +23,10 @@ pub struct Gateway {
     pub gate: Arc<Gate>,
     /// What it counts.
     pub metrics: Metrics,
+    /// What handlers have of their own.
+    pub limits: Limits,
+    /// Whether the end is near: clients are asked to connect elsewhere.
+    pub leaving: AtomicBool,
 }
 
 impl Gateway {
@@ -34,6 +40,8 @@ impl Gateway {
             targets: Arc::new(Targets::new(config, &settings)),
             gate: Arc::new(Gate::new(&settings)),
             metrics: Metrics::new(registry)?,
+            limits: Limits::default(),
+            leaving: AtomicBool::new(false),
             settings,
         }))
     }

@@ -1,12 +1,16 @@
-//! `openlambda-lard --config FILE`: the balancer as a process.
+//! `openlambda-lard --config FILE`, `openlambda-lard kubernetes --cluster NAME`: the balancer as a process.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use anyhow::Context;
-use clap::Parser;
-use openlambda_config::BalancerConfig;
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Parser, Subcommand};
+use openlambda_config::{BalancerConfig, durations};
+use openlambda_lard::kubernetes::{self, Scope};
 use openlambda_lard::{Gateway, Settings, admin, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
@@ -14,11 +18,40 @@ use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, log
 ///
 /// Passes /run/<handler> and /runLambda/<handler> on to the workers of its configuration.
 #[derive(Debug, Parser)]
-#[command(name = "openlambda-lard", version)]
+#[command(
+    name = "openlambda-lard",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
     /// The configuration (config/load_balancer.json of a cluster)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Passes calls on to the agents of a LambdaCluster.
+    Kubernetes(Kubernetes),
+}
+
+#[derive(Debug, Args)]
+struct Kubernetes {
+    /// The LambdaCluster
+    #[arg(long, value_name = "NAME")]
+    cluster: String,
+    /// The configuration, as the operator writes it
+    #[arg(long, value_name = "FILE", default_value = "/etc/openlambda/load_balancer.json")]
     config: PathBuf,
+    /// The namespace of the LambdaCluster
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// After SIGTERM it serves for so long, not ready any more, until everybody who sends calls has learnt it
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = |text: &str| durations::parse(text))]
+    drain_delay: Duration,
 }
 
 fn main() -> ExitCode {
@@ -34,16 +67,28 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     logging::init()?;
-    let config = BalancerConfig::load(&arguments.config)?;
+    let (file, kubernetes) = match (&arguments.command, &arguments.config) {
+        (Some(Command::Kubernetes(kubernetes)), _) => (&kubernetes.config, Some(kubernetes)),
+        (None, Some(file)) => (file, None),
+        (None, None) => bail!("--config is missing"),
+    };
+    let config = BalancerConfig::load(file)?;
+    if kubernetes.is_some() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.install_default().map_err(|_| anyhow!("a TLS provider is already installed"))?;
+    }
     // One thread for all calls: no lock is contended and no task moves. The admin port has its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(work(&config))
+    runtime.block_on(work(&config, kubernetes))
 }
 
-async fn work(config: &BalancerConfig) -> anyhow::Result<ExitCode> {
+async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen().context("take over SIGTERM and SIGINT")?;
-    let settings = Settings::from(config);
+    let mut settings = Settings::from(config);
+    if kubernetes.is_some() {
+        settings = settings.in_kubernetes();
+    }
     let drain_timeout = settings.drain_timeout;
     let registry = Registry::new("lard")?;
     let gateway = Gateway::new(config, settings, &registry)?;
@@ -51,18 +96,32 @@ async fn work(config: &BalancerConfig) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr()?;
     let admin_listener = server::bind(&config.host, config.admin_port, "AdminPort").await?.into_std()?;
     let readiness = Readiness::new();
+    let starting = readiness.block("start");
     let admin = AdminServer::start(admin_listener, admin::router(registry, readiness.clone(), &gateway))?;
     let drain = Drain::new();
-    let serving = tokio::spawn(server::serve(listener, gateway, drain.clone()));
+    if let Some(kubernetes) = kubernetes {
+        follow(kubernetes, &gateway, &readiness).await?;
+    }
+    let serving = tokio::spawn(server::serve(listener, Arc::clone(&gateway), drain.clone()));
+    drop(starting);
     tracing::info!(%address, admin = %admin.address(), servers = config.servers.len(), policy = ?config.policy, "ready");
 
     let signal = signals.next().await;
+    let _blocker = readiness.block("end of the process");
+    if let Some(delay) = kubernetes.map(|kubernetes| kubernetes.drain_delay).filter(|delay| !delay.is_zero())
+    {
+        tracing::info!(signal, ?delay, "stopping soon: not ready any more, still serving");
+        gateway.leaving.store(true, Ordering::Relaxed);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = signals.next() => {}
+        }
+    }
     tracing::info!(
         signal,
         calls = drain.in_flight(),
         "stopping: no new connections, calls in flight may end"
     );
-    let _blocker = readiness.block("end of the process");
     drain.begin();
     // The accepting task ends with the drain; if it panicked it has said so itself.
     let _ = serving.await;
@@ -71,4 +130,15 @@ async fn work(config: &BalancerConfig) -> anyhow::Result<ExitCode> {
         Err(error) => tracing::warn!(%error, "stopped with calls unfinished"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to follow what the API server says.
+async fn follow(options: &Kubernetes, gateway: &Arc<Gateway>, readiness: &Readiness) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("no way to reach a Kubernetes API server")?;
+    let scope = Scope { cluster: options.cluster.clone(), namespace: options.namespace.clone() };
+    let gateway = Arc::clone(gateway);
+    let agents = kubernetes::follow_agents(client.clone(), &scope, Arc::clone(&gateway), readiness.clone());
+    tokio::spawn(agents);
+    tokio::spawn(kubernetes::follow_limits(client, scope, gateway));
+    Ok(())
 }

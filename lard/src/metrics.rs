@@ -87,6 +87,9 @@ impl Metrics {
 
     /// Brings the gauges up to date.
     pub fn refresh(&self, gateway: &Gateway) {
+        // Of those that are gone nothing is to be seen any more.
+        self.agent_inflight.reset();
+        self.agent_load.reset();
         for target in gateway.targets.view() {
             self.agent_inflight.with_label_values(&[&target.name]).set(target.connections.into());
             self.agent_load.with_label_values(&[&target.name]).set((target.load * 100.0).round() as i64);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -42,7 +43,9 @@ pub struct Call {
     pub body: Bytes,
     /// The call's id.
     pub id: HeaderValue,
-    /// When its time is up.
+    /// Its time.
+    pub time: Duration,
+    /// When that is up.
     pub deadline: Instant,
 }
 
@@ -91,7 +94,7 @@ pub async fn place(
     gateway.metrics.ranked(ranking.choice);
     let tries = ranking.candidates.len().min(MAX_TRIES);
     if tries == 0 {
-        let message = "lard has no agents: name them under Servers in its configuration";
+        let message = format!("lard has no agents: {}", gateway.settings.without_agents);
         return Err(Failure::new(Reason::NoCapacity, message));
     }
     let mut permit = permit;
@@ -123,7 +126,7 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
         return Attempt::Passed { reason: "connect", detail: "the agent is gone".into() };
     };
     let in_flight = InFlight::begin(&gateway.targets, server);
-    match send(gateway, call, server, upstream).await {
+    match send(gateway, call, server, &upstream).await {
         Err(attempt) => attempt,
         Ok((response, connection)) => {
             let report = headers::load_report(response.headers());
@@ -135,7 +138,7 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
                 relay.hold(permit.take());
                 return Attempt::Answered(Response::from_parts(head, Reply::Relay(Box::new(relay))));
             }
-            match refusal(gateway, call, server, upstream, relay).await {
+            match refusal(gateway, call, server, &upstream, relay).await {
                 Ok(body) => Attempt::Answered(Response::from_parts(head, Reply::text(body))),
                 Err(attempt) => attempt,
             }
@@ -164,8 +167,8 @@ async fn send(
                     gateway.targets.failed(server);
                 }
                 let message = format!(
-                    "agent {} did not answer within lard's Timeout of {:?}",
-                    upstream.name, gateway.settings.timeout
+                    "agent {} did not answer within the {:?} that lard gives a call of this handler",
+                    upstream.name, call.time
                 );
                 return Err(Attempt::Failed(Failure::new(Reason::FunctionTimeout, message)));
             }
@@ -186,6 +189,8 @@ async fn send(
             }
         };
         gateway.targets.failed(server);
+        // What else is open to it is most likely as dead: the next try shall not have to find that out.
+        upstream.close_idle();
         return Err(Attempt::Passed { reason, detail: format!("agent {}: {error}", upstream.name) });
     }
 }

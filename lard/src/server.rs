@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -171,12 +172,15 @@ async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming
             Err(Failure::new(Reason::NotFound, message))
         }
     };
-    let response = answered.unwrap_or_else(|failure| {
+    let mut response = answered.unwrap_or_else(|failure| {
         let reason = failure.reason.as_str();
         tracing::debug!(request_id = ?id, reason, "refused: {}", failure.message);
         failure.response(&id)
     });
     counted.code = response.status();
+    if gateway.leaving.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -195,7 +199,8 @@ async fn call(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Failure> {
     let (mut head, mut incoming) = request.into_parts();
-    let limit = gateway.settings.request_limit;
+    let own = gateway.limits.of(handler.as_str());
+    let limit = own.request.unwrap_or(gateway.settings.request_limit);
     if incoming.size_hint().exact().is_some_and(|length| length > limit as u64) {
         // A client that asks first (Expect) sends nothing; the others see the answer only after they have written.
         if !head.headers.contains_key(EXPECT) {
@@ -203,8 +208,11 @@ async fn call(
         }
         return Err(refuse_body(&BodyError::TooLarge(limit)));
     }
-    let body = body::collect(incoming, &gateway.settings).await.map_err(|error| refuse_body(&error))?;
-    let deadline = Instant::now() + gateway.settings.timeout;
+    let body =
+        body::collect(incoming, limit, &gateway.settings).await.map_err(|error| refuse_body(&error))?;
+    // A handler with a time of its own has that on top: what the rest of it is for, waiting, it may need as well.
+    let time = gateway.settings.timeout + own.timeout.unwrap_or_default();
+    let deadline = Instant::now() + time;
     let permit = gateway.gate.enter().await.map_err(|error| {
         gateway.metrics.rejections.with_label_values(&[gate::label(&error)]).inc();
         not_admitted(&error)
@@ -221,6 +229,7 @@ async fn call(
         headers: head.headers,
         body,
         id: id.clone(),
+        time,
         deadline,
     };
     proxy::place(gateway, &call, permit).await

@@ -33,6 +33,19 @@ pub struct Settings {
     pub queue_timeout: Duration,
     /// How long calls in flight may take to end when lard is asked to.
     pub drain_timeout: Duration,
+    /// What is to be done when there are no agents.
+    pub without_agents: &'static str,
+}
+
+impl Settings {
+    /// The same, where agents come and go by themselves.
+    pub fn in_kubernetes(self) -> Self {
+        Self {
+            connect_timeout: Duration::from_millis(700),
+            without_agents: "no pod of the agents' DaemonSet is ready",
+            ..self
+        }
+    }
 }
 
 impl From<&BalancerConfig> for Settings {
@@ -44,11 +57,13 @@ impl From<&BalancerConfig> for Settings {
             body_pause: Duration::from_secs(10),
             body_timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(60),
+            // Agents close theirs after 10 s: one that is younger is not closed while a call is on its way.
+            idle_timeout: Duration::from_secs(8),
             max_conn: config.max_conn.and_then(|n| usize::try_from(n).ok()),
             queue_length: 1000,
             queue_timeout: config.timeout.min(Duration::from_secs(10)),
             drain_timeout: Duration::from_secs(30),
+            without_agents: "name them under Servers in its configuration",
         }
     }
 }

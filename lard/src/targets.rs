@@ -1,24 +1,30 @@
 //! The agents: the policy that ranks them, and the connections to them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use openlambda_api::LoadReport;
-use openlambda_config::{BalancerConfig, LoadFormula as Formula, PolicyName};
+use openlambda_config::{BalancerConfig, LoadFormula as Formula, PolicyName, Server};
 use openlambda_policy::balance::{
-    Balance, Lard, LardSettings, Ranking, Report, RoundRobin, Server, ServerId,
+    Balance, Lard, LardSettings, Ranking, Report, RoundRobin, Server as Ranked, ServerId, ServerState,
 };
 use openlambda_policy::load::LoadFormula;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 
-/// All agents. An agent's [`ServerId`] is its place in the configuration.
+/// All agents.
 pub struct Targets {
     policy: Mutex<Box<dyn Balance>>,
-    upstreams: Vec<Arc<Upstream>>,
+    upstreams: RwLock<HashMap<ServerId, Arc<Upstream>>>,
+    /// The next agent's id; none is given twice.
+    next: AtomicU32,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
     formula: LoadFormula,
     epoch: Instant,
 }
@@ -52,22 +58,45 @@ impl Targets {
     /// The agents of a configuration.
     pub fn new(config: &BalancerConfig, settings: &Settings) -> Self {
         let formula = formula(config.load_formula);
-        let mut policy: Box<dyn Balance> = match config.policy {
+        let policy: Box<dyn Balance> = match config.policy {
             PolicyName::RoundRobin => Box::new(RoundRobin::default()),
             PolicyName::Lard => {
                 Box::new(Lard::new(LardSettings { formula, high: config.load_high, low: config.load_low }))
             }
         };
-        let server = |(id, server): (u32, &openlambda_config::Server)| Server {
-            id: ServerId(id),
-            name: server.name.clone(),
-            max_conn: server.max_conn,
+        let targets = Self {
+            policy: Mutex::new(policy),
+            upstreams: RwLock::default(),
+            next: AtomicU32::new(0),
+            connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.idle_timeout,
+            formula,
+            epoch: Instant::now(),
         };
-        policy.set_servers((0..).zip(&config.servers).map(server).collect());
-        let upstream =
-            |server| Arc::new(Upstream::new(server, settings.connect_timeout, settings.idle_timeout));
-        let upstreams = config.servers.iter().map(upstream).collect();
-        Self { policy: Mutex::new(policy), upstreams, formula, epoch: Instant::now() }
+        targets.replace(&config.servers);
+        targets
+    }
+
+    /// These are the agents from now on. One that was there before keeps its connections and what is known of it.
+    pub fn replace(&self, servers: &[Server]) {
+        let old = self.upstreams.read().clone();
+        let mut new = HashMap::with_capacity(servers.len());
+        let mut fleet = Vec::with_capacity(servers.len());
+        for server in servers {
+            let same = old.iter().find(|(_, upstream)| upstream.is(server));
+            let (id, upstream) = same.map_or_else(
+                || {
+                    let id = ServerId(self.next.fetch_add(1, Ordering::Relaxed));
+                    (id, Arc::new(Upstream::new(server, self.connect_timeout, self.idle_timeout)))
+                },
+                |(id, upstream)| (*id, Arc::clone(upstream)),
+            );
+            fleet.push(Ranked { id, name: server.name.clone(), max_conn: server.max_conn });
+            new.insert(id, upstream);
+        }
+        // Calls in flight to one that is gone hold it till they end.
+        *self.upstreams.write() = new;
+        self.policy.lock().set_servers(fleet);
     }
 
     /// Ranks the agents for a handler.
@@ -81,8 +110,8 @@ impl Targets {
     }
 
     /// The connections to an agent.
-    pub fn upstream(&self, server: ServerId) -> Option<&Arc<Upstream>> {
-        self.upstreams.get(usize::try_from(server.0).ok()?)
+    pub fn upstream(&self, server: ServerId) -> Option<Arc<Upstream>> {
+        self.upstreams.read().get(&server).cloned()
     }
 
     /// An agent answered.
@@ -102,7 +131,7 @@ impl Targets {
 
     /// Closes connections that are of no more use.
     pub fn sweep(&self) {
-        for upstream in &self.upstreams {
+        for upstream in self.upstreams.read().values() {
             upstream.sweep();
         }
     }
@@ -111,8 +140,10 @@ impl Targets {
     pub fn view(&self) -> Vec<TargetView> {
         let now = self.epoch.elapsed();
         let policy = self.policy.lock();
-        let view =
-            |(state, upstream): (&openlambda_policy::balance::ServerState, &Arc<Upstream>)| TargetView {
+        let upstreams = self.upstreams.read();
+        let view = |state: &ServerState| {
+            let upstream = upstreams.get(&state.server.id)?;
+            Some(TargetView {
                 name: upstream.name.clone(),
                 address: upstream.address(),
                 connections: state.connections,
@@ -123,8 +154,9 @@ impl Targets {
                 memory: state.report.map(|(report, _)| report.memory),
                 failures: state.backoff.failures(),
                 set_aside_ms: state.backoff.remaining(now).as_millis(),
-            };
-        policy.fleet().states().iter().zip(&self.upstreams).map(view).collect()
+            })
+        };
+        policy.fleet().states().iter().filter_map(view).collect()
     }
 
     /// Which handler is at which agent.

@@ -10,12 +10,17 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
 use crate::body::Replay;
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
+/// What was sent must be acknowledged within this, by the machine, not the agent: else the machine is gone.
+const UNACKNOWLEDGED_MS: u32 = 1000;
+/// How often a machine that owes an answer is asked whether it is still there; the same limit holds for its word.
+const ASK: Duration = Duration::from_secs(1);
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,11 @@ impl Upstream {
         upstream
     }
 
+    /// Whether this is that agent.
+    pub fn is(&self, server: &openlambda_config::Server) -> bool {
+        self.name == server.name && self.host == server.host && self.port == server.port
+    }
+
     /// `host:port`.
     pub fn address(&self) -> String {
         if self.host.contains(':') {
@@ -105,7 +115,12 @@ impl Upstream {
         if !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, self.host_header.clone());
         }
-        let free = if fresh { self.close_idle() } else { self.take() };
+        let free = if fresh {
+            self.close_idle();
+            None
+        } else {
+            self.take()
+        };
         let reused = free.is_some();
         let mut sender = match free {
             Some(sender) => sender,
@@ -139,9 +154,9 @@ impl Upstream {
         self.idle.lock().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < self.idle_timeout);
     }
 
-    fn close_idle(&self) -> Option<SendRequest<Replay>> {
+    /// Closes all connections that are unused.
+    pub fn close_idle(&self) {
         self.idle.lock().clear();
-        None
     }
 
     fn put(&self, sender: SendRequest<Replay>) {
@@ -161,7 +176,7 @@ impl Upstream {
                 return Err(failed(io::Error::new(io::ErrorKind::TimedOut, text)));
             }
         };
-        stream.set_nodelay(true).map_err(failed)?;
+        set_options(&stream).map_err(failed)?;
         let (sender, connection) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
@@ -174,6 +189,17 @@ impl Upstream {
         });
         Ok(sender)
     }
+}
+
+/// No delay; and a machine that is gone (a node without power, a pod's address without a pod) is noticed in about a
+/// second, however long the call may take.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, ASK)?;
+    sockopt::set_tcp_keepintvl(stream, ASK)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
+    Ok(())
 }
 
 /// A connection with an answer in it. Given back when that is read to its end, closed when dropped before: so the
