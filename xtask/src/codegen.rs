@@ -1,16 +1,20 @@
-//! `cargo xtask codegen`: the custom resource definitions of `crates/api` as files, for `kubectl` and for the chart.
+//! `cargo xtask codegen`: the custom resource definitions of `crates/api` as files, for `kubectl` and for the chart; and
+//! what the chart of the operator renders to, so that a change of it is seen in review.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, cache};
+use crate::{command, setup};
 
 const PLAIN: &str = "crds";
 const CHART: &str = "charts/openlambda-crds/templates";
+const OPERATOR: &str = "charts/openlambda";
+const RENDERED: &str = "charts/openlambda/ci/rendered";
 const HEAD: &str = "# Generated from crates/api by `cargo xtask codegen`.\n";
 
 /// Arguments of `cargo xtask codegen`.
@@ -27,7 +31,14 @@ pub fn run(args: &Args) -> Result<()> {
     let mut cargo = command::cargo();
     cargo.current_dir(&workspace.root);
     let text = command::output(cargo.args(["run", "--quiet", "-p", "openlambda-operator", "--", "crd"]))?;
-    for (folder, files) in [(PLAIN, plain(&text)?), (CHART, chart(&text)?)] {
+    let mut generated = vec![(PLAIN, plain(&text)?), (CHART, chart(&text)?)];
+    match helm() {
+        Some(helm) => generated.push((RENDERED, rendered(&workspace, &helm)?)),
+        None => {
+            println!("not looked at: {RENDERED} (there is no helm; `tests/cluster/tools helm` builds it)")
+        }
+    }
+    for (folder, files) in generated {
         let folder = workspace.path(folder);
         if args.check {
             check(&folder, &files)?;
@@ -35,8 +46,30 @@ pub fn run(args: &Args) -> Result<()> {
             write(&folder, &files)?;
         }
     }
-    println!("{PLAIN} and {CHART} are what crates/api generates");
+    println!("{PLAIN}, {CHART} and {RENDERED} are as generated");
     Ok(())
+}
+
+fn helm() -> Option<PathBuf> {
+    let own = cache().join("cluster/bin/helm");
+    [PathBuf::from("helm"), own].into_iter().find(|helm| setup::present(&helm.to_string_lossy()))
+}
+
+/// The operator's chart with its defaults and with the values of each file in `ci`.
+fn rendered(workspace: &Workspace, helm: &Path) -> Result<BTreeMap<String, String>> {
+    let cases = [("default", None), ("full", Some("full-values.yaml"))];
+    cases
+        .into_iter()
+        .map(|(name, values)| {
+            let mut template = Command::new(helm);
+            template.current_dir(workspace.path(OPERATOR));
+            template.args(["template", "openlambda", ".", "--namespace", "functions"]);
+            if let Some(values) = values {
+                template.args(["--values", &format!("ci/{values}")]);
+            }
+            Ok((format!("{name}.yaml"), command::output(&mut template)?))
+        })
+        .collect()
 }
 
 /// The documents by file name, which is the kind's plural.
@@ -83,7 +116,7 @@ fn check(folder: &Path, files: &BTreeMap<String, String>) -> Result<()> {
         .map(|(path, _)| path.display().to_string())
         .collect();
     if !stale.is_empty() {
-        bail!("not what crates/api generates: {}; run `cargo xtask codegen`", stale.join(", "));
+        bail!("not as generated: {}; run `cargo xtask codegen`", stale.join(", "));
     }
     Ok(())
 }
