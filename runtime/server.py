@@ -229,7 +229,8 @@ def describe(error):
     except BaseException:
         text = f"{type(error).__name__} (its text could not be made)\n"
     try:
-        message = str(error)
+        # Where a syntax error is, is said beside it.
+        message = error.msg if isinstance(error, SyntaxError) and error.filename else str(error)
     except BaseException:
         message = ""
     file, line = place(error, trace)

@@ -181,7 +181,7 @@ async fn send(
                     let message = format!("agent {} went away during the call: {error}", upstream.name);
                     return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));
                 }
-                if *reused && !fresh {
+                if *reused && !fresh && !error.is_silence() {
                     fresh = true;
                     continue;
                 }

@@ -42,6 +42,8 @@ impl Settings {
     pub fn in_kubernetes(self) -> Self {
         Self {
             connect_timeout: Duration::from_millis(700),
+            // The pod's grace period is made for this.
+            drain_timeout: self.timeout,
             without_agents: "no pod of the agents' DaemonSet is ready",
             ..self
         }

@@ -18,7 +18,7 @@ use crate::body::Replay;
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
 /// What was sent must be acknowledged within this, by the machine, not the agent: else the machine is gone.
-const UNACKNOWLEDGED_MS: u32 = 1000;
+const UNACKNOWLEDGED_MS: u32 = 700;
 /// How often a machine that owes an answer is asked whether it is still there; the same limit holds for its word.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -46,6 +46,25 @@ pub enum SendError {
         unsent: bool,
     },
 }
+
+impl SendError {
+    /// Whether the agent's machine does not answer: another connection to it would fare no better.
+    pub fn is_silence(&self) -> bool {
+        let Self::Broken { source, .. } = self else { return true };
+        let mut cause = std::error::Error::source(source);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return SILENCE.contains(&error.kind());
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// How silence shows: acknowledgements or neighbours that do not come.
+const SILENCE: [io::ErrorKind; 3] =
+    [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
 
 struct Idle {
     sender: SendRequest<Replay>,

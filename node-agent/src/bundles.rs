@@ -388,4 +388,22 @@ mod tests {
         assert_ne!(digest(&[("a", "b")]), digest(&[("ab", "")]));
         assert_eq!(digest(&[("a", "b")]), digest(&[("a", "b")]));
     }
+
+    #[test]
+    fn what_is_made_has_its_entry_and_its_extra_in_the_digest() {
+        let work = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(work.path().join("bundles")).unwrap();
+        let entry = Path::new("app.py");
+        let make = |text: &'static str, extra: &str| {
+            bundles.make::<TreeError>(entry, extra, |to| {
+                fs::write(to.join("app.py"), text).map_err(|source| failed(to, source))
+            })
+        };
+        let one = make("1", "app.a").unwrap();
+        assert!(Arc::ptr_eq(&one, &make("1", "app.a").unwrap()));
+        assert_ne!(one.digest, make("1", "app.b").unwrap().digest);
+        assert_ne!(one.digest, make("2", "app.a").unwrap().digest);
+        let missing = bundles.make::<TreeError>(entry, "", |_| Ok(())).unwrap_err();
+        assert!(missing.is_missing(), "{missing}");
+    }
 }

@@ -263,13 +263,6 @@ impl Deployer {
     }
 }
 
-impl Trouble {
-    /// Whether it says nothing about the handler.
-    fn is_about_us(&self) -> bool {
-        self.passing && matches!(self.reason, ConditionReason::FetchFailed | ConditionReason::AgentFailed)
-    }
-}
-
 impl Entry {
     fn new(uid: Option<String>, function: Arc<Function>) -> Self {
         Self {

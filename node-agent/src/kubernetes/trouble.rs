@@ -1,7 +1,9 @@
 //! Why a handler cannot be made ready: for its status, and for who calls it meanwhile.
 
+use std::time::Duration;
+
+use openlambda_api::Reason;
 use openlambda_api::conditions::ConditionReason;
-use openlambda_api::{Component, Reason};
 
 use crate::reply::Failure;
 use crate::tree::TreeError;
@@ -37,14 +39,20 @@ impl Trouble {
         Self { failure: Some(Box::new(failure)), ..Self::lasting(ConditionReason::ImportFailed, message) }
     }
 
+    /// Whether it says nothing about the handler: it may well be ready on another node.
+    pub fn is_about_us(&self) -> bool {
+        self.passing && matches!(self.reason, ConditionReason::FetchFailed | ConditionReason::AgentFailed)
+    }
+
     /// What callers are told while nothing else serves.
     pub fn failure(&self) -> Failure {
+        let message = || format!("the handler is not ready: {self}");
         match &self.failure {
-            Some(failure) => Failure { reason: Reason::ImportFailed, ..(**failure).clone() },
-            None => {
-                let message = format!("the handler is not ready: {self}");
-                Failure::new(Component::Agent, Reason::ImportFailed, message)
+            Some(failure) => (**failure).clone(),
+            None if self.is_about_us() => {
+                Failure::agent(Reason::NoCapacity, message()).after(Duration::from_secs(1))
             }
+            None => Failure::agent(Reason::ImportFailed, message()),
         }
     }
 }
