@@ -155,15 +155,14 @@ fn roll_up(outcome: &Outcome, parts: Vec<Verdict>) -> Vec<Verdict> {
         (None, None) => Verdict::yes(Type::Ready, Reason::AsExpected, "agents and balancer are ready"),
     };
     let stalled = refused.as_ref().is_some_and(|(.., for_good)| *for_good);
-    let reconciling = !stalled && !ready.holds();
-    let kstatus = |type_, holds: bool| {
-        let verdict = if holds { Verdict::yes } else { Verdict::no };
-        let (reason, message) =
-            if holds { (ready.reason, ready.message.as_str()) } else { (Reason::AsExpected, "") };
-        verdict(type_, reason, message.to_owned())
+    // kstatus' conditions are there only while they hold.
+    let kstatus = match (stalled, ready.holds()) {
+        (true, _) => Some(Type::Stalled),
+        (false, false) => Some(Type::Reconciling),
+        (false, true) => None,
     };
-    let tail = [kstatus(Type::Reconciling, reconciling), kstatus(Type::Stalled, stalled)];
-    [vec![ready], parts, tail.into()].concat()
+    let tail = kstatus.map(|type_| Verdict::yes(type_, ready.reason, &ready.message));
+    [vec![ready], parts, tail.into_iter().collect()].concat()
 }
 
 fn agent_counts(set: Option<&DaemonSet>) -> Counts {

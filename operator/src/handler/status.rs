@@ -83,7 +83,6 @@ fn stuck(nowhere: &Nowhere) -> Judged {
             unknown(Type::SourceResolved),
             unknown(Type::CodeLoads),
             no(Type::Routed),
-            Verdict::no(Type::Reconciling, Reason::AsExpected, ""),
             Verdict::yes(Type::Stalled, nowhere.reason, &nowhere.message),
         ],
     }
@@ -117,12 +116,9 @@ fn all(steps: &[Type], verdict: impl Fn(Type) -> Verdict) -> Vec<Verdict> {
     steps.iter().map(|step| verdict(*step)).collect()
 }
 
-fn kstatus(reconciling: bool, stalled: bool, reason: Reason, message: &str) -> [Verdict; 2] {
-    let one = |type_, holds| match holds {
-        true => Verdict::yes(type_, reason, message),
-        false => Verdict::no(type_, Reason::AsExpected, ""),
-    };
-    [one(Type::Reconciling, reconciling), one(Type::Stalled, stalled)]
+/// kstatus' conditions, which are there only while they hold.
+fn reconciling(reason: Reason, message: &str) -> Verdict {
+    Verdict::yes(Type::Reconciling, reason, message)
 }
 
 /// Agents have it; what is left is that lard passes calls on.
@@ -133,8 +129,8 @@ fn passed(steps: &[Type], found: &Found<'_>, tally: &Tally<'_>) -> Vec<Verdict> 
         true => Verdict::yes(Type::Ready, Reason::AsExpected, "it serves"),
         false => Verdict::no(Type::Ready, routed.reason, &routed.message),
     };
-    let tail = kstatus(!ready.holds(), false, ready.reason, &ready.message);
-    [vec![ready], steps, vec![routed], tail.into()].concat()
+    let tail = (!ready.holds()).then(|| reconciling(ready.reason, &ready.message));
+    [vec![ready], steps, vec![routed], tail.into_iter().collect()].concat()
 }
 
 fn routed(found: &Found<'_>, serves: bool) -> Verdict {
@@ -158,7 +154,7 @@ fn pending(steps: &[Type], tally: &Tally<'_>, found: &Found<'_>) -> Vec<Verdict>
     let steps = all(steps, |step| Verdict::unknown(step, reason, &message));
     let ready = Verdict::no(Type::Ready, reason, &message);
     let routed = routed(found, something_serves(found));
-    [vec![ready], steps, vec![routed], kstatus(true, false, reason, &message).into()].concat()
+    [vec![ready], steps, vec![routed], vec![reconciling(reason, &message)]].concat()
 }
 
 /// The step that failed is False, those before it True, those after it unknown.
@@ -181,7 +177,7 @@ fn failed(steps: &[Type], first: &HandlerState, tally: &Tally<'_>, found: &Found
         message.push_str(&format!("; generation {generation} keeps serving"));
     }
     let ready = Verdict::no(Type::Ready, reason, &message);
-    [vec![ready], verdicts, vec![routed], kstatus(false, true, reason, &message).into()].concat()
+    [vec![ready], verdicts, vec![routed], vec![Verdict::yes(Type::Stalled, reason, &message)]].concat()
 }
 
 /// The step that a failure belongs to.
