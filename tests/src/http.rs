@@ -1,7 +1,7 @@
 //! A plain HTTP/1.1 client on a bare socket, so that a test can also be a client that misbehaves.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -45,10 +45,20 @@ impl Request {
         self
     }
 
-    /// The bytes up to the body.
+    /// The bytes up to the body, of a request that is the last of its connection.
     pub fn head(&self) -> Vec<u8> {
+        self.head_with("Connection: close\r\n")
+    }
+
+    /// All of its bytes, for a connection that is kept.
+    pub fn kept(&self) -> Vec<u8> {
+        [&self.head_with("")[..], &self.body].concat()
+    }
+
+    fn head_with(&self, connection: &str) -> Vec<u8> {
         let Self { method, path, headers, body } = self;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+        let host = if headers.iter().any(|(name, _)| name == "Host") { "" } else { "Host: test\r\n" };
+        let mut head = format!("{method} {path} HTTP/1.1\r\n{host}{connection}");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -60,7 +70,11 @@ impl Request {
 
     /// Sends it on a connection of its own, and leaves that open.
     pub fn open(&self, port: u16) -> Result<TcpStream> {
-        let mut stream = connect(port)?;
+        self.open_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    fn open_to(&self, to: SocketAddr) -> Result<TcpStream> {
+        let mut stream = connect_to(to)?;
         stream.write_all(&self.head())?;
         // A server that refuses a long body may close before it is all sent; its answer is still to be read.
         let _ = stream.write_all(&self.body);
@@ -69,15 +83,22 @@ impl Request {
 
     /// Sends it and reads the response.
     pub fn send(&self, port: u16) -> Result<Response> {
-        Response::read(self.open(port)?)
-            .with_context(|| format!("{} {} on port {port}", self.method, self.path))
+        self.send_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// Sends it somewhere else than to this machine and reads the response.
+    pub fn send_to(&self, to: SocketAddr) -> Result<Response> {
+        Response::read(self.open_to(to)?).with_context(|| format!("{} {} on {to}", self.method, self.path))
     }
 }
 
 /// A connection to a port of this machine on which nothing blocks for ever.
 pub fn connect(port: u16) -> Result<TcpStream> {
-    let stream =
-        TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("connect to port {port}"))?;
+    connect_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn connect_to(to: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connect to {to}"))?;
     stream.set_read_timeout(Some(PATIENCE * 2))?;
     stream.set_write_timeout(Some(PATIENCE * 2))?;
     Ok(stream)
@@ -103,7 +124,15 @@ impl Response {
             _ => {}
         }
         let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no response")?;
-        let (head, body) = (std::str::from_utf8(&bytes[..end])?, &bytes[end + 4..]);
+        let mut response = Self::parse_head(std::str::from_utf8(&bytes[..end])?)?;
+        let body = &bytes[end + 4..];
+        let chunked = response.header("transfer-encoding") == Some("chunked");
+        response.body = if chunked { unchunk(body)? } else { body.to_vec() };
+        Ok(response)
+    }
+
+    /// A response without its body.
+    pub fn parse_head(head: &str) -> Result<Self> {
         let mut lines = head.split("\r\n");
         let status =
             lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?.parse()?;
@@ -111,9 +140,7 @@ impl Response {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-        let body = if chunked { unchunk(body)? } else { body.to_vec() };
-        Ok(Self { status, headers, body })
+        Ok(Self { status, headers, body: Vec::new() })
     }
 
     /// A header's value.

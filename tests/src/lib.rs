@@ -1,11 +1,14 @@
-//! What the tests from outside share: a local cluster of real processes, a plain HTTP client, waiting for a condition.
+//! What the tests from outside share: a local cluster of real processes, a Kubernetes with the charts in it, a plain
+//! HTTP client, waiting for a condition.
 //!
 //! The binaries are in `OPENLAMBDA_BIN_DIR`, the Python runtime in `OPENLAMBDA_RUNTIME_DIR`; `cargo xtask test` builds them and sets both.
 
 pub mod cluster;
 pub mod http;
+pub mod kubernetes;
+pub mod load;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use http::{Request, Response};
-pub use wait::until;
+pub use wait::{until, until_within};

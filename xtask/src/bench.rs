@@ -2,9 +2,12 @@
 //! in the same run, block by block in turn.
 
 mod anchor;
+mod apply;
 mod create;
 mod idle;
+mod kubernetes;
 mod machine;
+mod operator;
 mod report;
 mod stats;
 mod subject;
@@ -45,6 +48,10 @@ enum What {
     Create,
     /// Warm calls against a bare hyper server: one connection and sixteen, directly and through lard
     Warm,
+    /// On Kubernetes: from the write of a Handler to its answer, first calls, warm calls
+    Apply,
+    /// On Kubernetes: a thousand Handlers at once, resync, memory of the parts
+    Operator,
     /// Memory of an idle, paused handler
     Idle {
         /// How many handlers are kept
@@ -71,6 +78,8 @@ pub fn run(args: &Args) -> Result<()> {
     let mut report = match args.what {
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
+        What::Apply => apply::run(&bench)?,
+        What::Operator => operator::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };
     warning.into_iter().for_each(|warning| report.note(warning));

@@ -24,9 +24,14 @@ pub struct Request(Vec<u8>);
 impl Request {
     /// A POST with a JSON body.
     pub fn post(path: &str, body: &str) -> Self {
+        Self::json("POST", path, body)
+    }
+
+    /// Any verb, with a JSON body or none.
+    pub fn json(method: &str, path: &str, body: &str) -> Self {
         Self(
             format!(
-                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )
             .into_bytes(),

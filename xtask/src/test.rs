@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test, tier by tier. What cannot run fails; nothing is skipped in silence.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::ffi::OsString;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,18 @@ use crate::build::{Built, Profile, build};
 use crate::leftovers::{self, Snapshot};
 use crate::metadata::{self, Packages};
 use crate::workspace::Workspace;
-use crate::{check, command, setup, vm};
+use crate::{check, command, kube, setup, vm};
 
 /// The integration tests that need root and change the machine while they run.
 const PRIVILEGED: &str = "privileged";
 /// The package of the end-to-end tests.
 const END_TO_END: &str = "tests";
+/// Those of them that need a Kubernetes.
+const KUBERNETES: &str = "kubernetes";
+/// Nodes of the cluster that these begin with.
+const NODES: u8 = 2;
+/// The tag of the images that are tested.
+const TAG: &str = "dev";
 /// A time limit for the whole of the emulated machine, in seconds: it is some 15 times slower than this one.
 const VM_LIMIT: &str = "2400";
 
@@ -41,6 +47,8 @@ enum Tier {
     Privileged,
     /// A local cluster of real processes
     E2e,
+    /// A real Kubernetes, with the charts in it
+    Kubernetes,
     /// The privileged tests and a smoke test in a machine with cgroup v2
     Vm,
 }
@@ -74,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// A machine with cgroup v2 tests v2 by itself; one with v1 needs the virtual machine for it.
 fn default_tiers() -> Vec<Tier> {
-    let mut tiers = vec![Tier::Pure, Tier::Privileged, Tier::E2e];
+    let mut tiers = vec![Tier::Pure, Tier::Privileged, Tier::E2e, Tier::Kubernetes];
     if vm::host_has_cgroup_v2() {
         println!("tier vm: not needed, this machine has cgroup v2");
     } else if vm::is_debian_12() {
@@ -96,8 +104,9 @@ impl Tier {
     fn run(self, workspace: &Workspace, packages: &Packages, built: &Built) -> Result<()> {
         match self {
             Self::Pure => pure(workspace, packages),
-            Self::Privileged => serial(workspace, built, &BTreeSet::from([PRIVILEGED.to_owned()])),
-            Self::E2e => serial(workspace, built, &end_to_end(packages)?),
+            Self::Privileged => serial(workspace, &[PRIVILEGED.to_owned()], variables(built)),
+            Self::E2e => serial(workspace, &end_to_end(packages)?, variables(built)),
+            Self::Kubernetes => in_kubernetes(workspace),
             Self::Vm => in_vm(workspace, built),
         }
     }
@@ -123,23 +132,47 @@ fn pure(workspace: &Workspace, packages: &Packages) -> Result<()> {
     command::run(cargo_test(workspace).arg("--doc"))
 }
 
-fn end_to_end(packages: &Packages) -> Result<BTreeSet<String>> {
+/// The tests on a local cluster.
+fn end_to_end(packages: &Packages) -> Result<Vec<String>> {
     let tests = packages.get(END_TO_END).map(|package| package.tests.clone()).unwrap_or_default();
-    if tests.is_empty() {
-        bail!("the package openlambda-tests has no tests");
+    let local: Vec<String> = tests.into_iter().filter(|test| test != KUBERNETES).collect();
+    if local.is_empty() {
+        bail!("the package openlambda-tests has no tests on a local cluster");
     }
-    Ok(tests)
+    Ok(local)
+}
+
+/// Starts a cluster with an Ingress controller and our images in it, and takes it down again.
+fn in_kubernetes(workspace: &Workspace) -> Result<()> {
+    let cluster = kube::Cluster::choose(workspace)?;
+    let images = kube::images::images(workspace, &[], TAG, Profile::Dev)?;
+    kube::tools(workspace, &["helm"])?;
+    let down = cluster.up(NODES)?;
+    cluster.load(&images)?;
+    cluster.ingress()?;
+    let scripts = ("OPENLAMBDA_CLUSTER_SCRIPTS", workspace.path("tests/cluster").into_os_string());
+    let tag = ("OPENLAMBDA_IMAGE_TAG", OsString::from(TAG));
+    serial(workspace, &[KUBERNETES.to_owned()], cluster.variables().into_iter().chain([scripts, tag]))?;
+    drop(down);
+    Ok(())
 }
 
 /// Tests that share the machine's state run one at a time.
-fn serial(workspace: &Workspace, built: &Built, tests: &BTreeSet<String>) -> Result<()> {
+fn serial(
+    workspace: &Workspace,
+    tests: &[String],
+    variables: impl IntoIterator<Item = (&'static str, OsString)>,
+) -> Result<()> {
     let mut cargo = cargo_test(workspace);
-    cargo.args(tests.iter().flat_map(|test| ["--test", test])).envs(variables(built));
+    cargo.args(tests.iter().flat_map(|test| ["--test", test])).envs(variables);
     command::run(cargo.args(["--", "--test-threads=1"]))
 }
 
-fn variables(built: &Built) -> [(&'static str, &Path); 2] {
-    [("OPENLAMBDA_BIN_DIR", &built.bin), ("OPENLAMBDA_RUNTIME_DIR", &built.runtime)]
+fn variables(built: &Built) -> [(&'static str, OsString); 2] {
+    [
+        ("OPENLAMBDA_BIN_DIR", built.bin.clone().into()),
+        ("OPENLAMBDA_RUNTIME_DIR", built.runtime.clone().into()),
+    ]
 }
 
 fn in_vm(workspace: &Workspace, built: &Built) -> Result<()> {
@@ -160,7 +193,7 @@ fn guest(workspace: &Workspace, built: &Built) -> Result<Command> {
         guest.arg("-s").arg(&workspace.target);
     }
     for (name, value) in variables(built) {
-        guest.arg("-e").arg(format!("{name}={}", value.display()));
+        guest.arg("-e").arg(format!("{name}={}", value.to_string_lossy()));
     }
     Ok(guest)
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use super::{Cluster, kind, plain};
+use crate::build::Profile;
 use crate::metadata::{self, Packages};
 use crate::workspace::Workspace;
 use crate::{command, vm};
@@ -68,19 +69,19 @@ impl Part {
 /// `cargo xtask image`.
 pub fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
-    let archives = images(&workspace, &args.parts, &args.tag)?;
+    let archives = images(&workspace, &args.parts, &args.tag, Profile::Release)?;
     for archive in &archives {
         println!("{}", archive.display());
     }
     if args.load { Cluster::choose(&workspace)?.load(&archives) } else { Ok(()) }
 }
 
-/// Builds the images of `parts` (of all, if none is named) and gives their archives.
-pub fn images(workspace: &Workspace, parts: &[Part], tag: &str) -> Result<Vec<PathBuf>> {
+/// Builds the images of `parts` (of all, if none is named) and gives their archives. docker builds releases always.
+pub fn images(workspace: &Workspace, parts: &[Part], tag: &str, profile: Profile) -> Result<Vec<PathBuf>> {
     let parts = there(&metadata::packages(workspace)?, parts)?;
     let docker = kind::docker_works();
     if !docker {
-        compile(workspace, &parts)?;
+        compile(workspace, &parts, profile)?;
     }
     let folder = workspace.target.join("images");
     parts
@@ -91,7 +92,7 @@ pub fn images(workspace: &Workspace, parts: &[Part], tag: &str) -> Result<Vec<Pa
             if docker {
                 with_docker(workspace, *part, &image, &archive)?;
             } else {
-                from_binaries(workspace, *part, &image, &archive)?;
+                from_binaries(workspace, *part, &image, &archive, profile)?;
             }
             Ok(archive)
         })
@@ -115,14 +116,14 @@ fn with_docker(workspace: &Workspace, part: Part, image: &str, archive: &Path) -
     command::run(Command::new("docker").args(["save", "--output"]).arg(archive).arg(image))
 }
 
-fn compile(workspace: &Workspace, parts: &[Part]) -> Result<()> {
+fn compile(workspace: &Workspace, parts: &[Part], profile: Profile) -> Result<()> {
     if !vm::is_debian_12() {
         bail!(
             "without docker, images get the binaries built on this machine, and only those of a Debian 12 fit"
         );
     }
     let mut cargo = command::cargo();
-    cargo.current_dir(&workspace.root).args(["build", "--release"]);
+    cargo.current_dir(&workspace.root).args(["build", "--profile", profile.name()]);
     for part in parts {
         cargo.args(["-p", &part.package()]);
         if *part == Part::NodeAgent {
@@ -132,12 +133,18 @@ fn compile(workspace: &Workspace, parts: &[Part]) -> Result<()> {
     command::run(&mut cargo)
 }
 
-fn from_binaries(workspace: &Workspace, part: Part, image: &str, archive: &Path) -> Result<()> {
+fn from_binaries(
+    workspace: &Workspace,
+    part: Part,
+    image: &str,
+    archive: &Path,
+    profile: Profile,
+) -> Result<()> {
     let context = workspace.target.join("images/context").join(part.name());
     if context.exists() {
         fs::remove_dir_all(&context).with_context(|| format!("cannot empty {}", context.display()))?;
     }
-    stage(workspace, part, &context)?;
+    stage(&workspace.target.join(profile.folder()), workspace, part, &context)?;
     let dockerfile = part.dockerfile(workspace);
     let words: [&OsStr; 7] = [
         "-o".as_ref(),
@@ -152,14 +159,13 @@ fn from_binaries(workspace: &Workspace, part: Part, image: &str, archive: &Path)
 }
 
 /// Lays out below `context` what the Dockerfile's `compiled` stage lays out below /out.
-fn stage(workspace: &Workspace, part: Part, context: &Path) -> Result<()> {
-    let release = workspace.target.join("release");
-    install(&release.join(part.package()), &context.join("usr/bin").join(part.package()), true)?;
+fn stage(binaries: &Path, workspace: &Workspace, part: Part, context: &Path) -> Result<()> {
+    install(&binaries.join(part.package()), &context.join("usr/bin").join(part.package()), true)?;
     if part != Part::NodeAgent {
         return Ok(());
     }
     let runtime = context.join(RUNTIME);
-    install(&release.join("lib_openlambda.so"), &runtime.join("_openlambda.abi3.so"), true)?;
+    install(&binaries.join("lib_openlambda.so"), &runtime.join("_openlambda.abi3.so"), true)?;
     let sources = workspace.path("runtime");
     for entry in fs::read_dir(&sources).with_context(|| format!("cannot read {}", sources.display()))? {
         let file = entry?.path();

@@ -1,0 +1,25 @@
+//! On a real Kubernetes, from outside: what users do with kubectl, helm and curl, and what can go wrong with nodes, pods
+//! and the control plane.
+//!
+//! One cluster for all tests, one test at a time. A test that disturbs nothing shares one release with the others.
+
+#![allow(clippy::print_stdout, reason = "figures for whoever reads the log")]
+
+#[path = "kubernetes/access.rs"]
+mod access;
+#[path = "kubernetes/bad_objects.rs"]
+mod bad_objects;
+#[path = "kubernetes/control_plane.rs"]
+mod control_plane;
+#[path = "kubernetes/editing.rs"]
+mod editing;
+#[path = "kubernetes/first_answer.rs"]
+mod first_answer;
+#[path = "kubernetes/many.rs"]
+mod many;
+#[path = "kubernetes/nodes.rs"]
+mod nodes;
+#[path = "kubernetes/releases.rs"]
+mod releases;
+#[path = "kubernetes/shared.rs"]
+mod shared;

@@ -1,0 +1,115 @@
+//! Nothing in a call's way needs the operator or the API server.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use openlambda_tests::kubernetes::{kubectl, part};
+use openlambda_tests::load::Load;
+use openlambda_tests::{Request, until, until_within};
+use serde_json::json;
+
+use crate::shared::{self, constant};
+
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// Starts the API server again, also when a test fails.
+struct ApiServerStopped;
+
+impl ApiServerStopped {
+    fn new() -> Result<Self> {
+        part("stop", "kube-apiserver")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for ApiServerStopped {
+    fn drop(&mut self) {
+        let _ = part("start", "kube-apiserver");
+    }
+}
+
+#[test]
+fn calls_go_on_without_the_operator() -> Result<()> {
+    let release = shared::release()?;
+    release.deploy("without-operator", &constant("old"))?;
+    let operator = format!("deployment/{}-openlambda-operator", release.name());
+    release.namespace.kubectl(&["scale", &operator, "--replicas=0"])?;
+    until("the operator's end", || {
+        let pods = release.namespace.pods_of("app.kubernetes.io/component=operator")?;
+        Ok(pods.is_empty().then_some(()))
+    })?;
+    // The agents see the edit by themselves; nobody tells the status.
+    release.namespace.handler("without-operator", &constant("new"))?;
+    release.wait_for_answer("without-operator", &json!(null), &json!("new"))?;
+    ensure!(release.namespace.get("handler/without-operator")?["status"]["observedGeneration"] == 1);
+    release.namespace.kubectl(&["scale", &operator, "--replicas=2"])?;
+    until("the status of the edit", || {
+        let status = release.namespace.get("handler/without-operator")?["status"].take();
+        Ok((status["observedGeneration"] == 2).then_some(()))
+    })?;
+    // Two replicas, of which one acts; when it goes, the other one does.
+    release.namespace.kubectl(&["rollout", "status", &operator, "--timeout=60s"])?;
+    let lease = format!("{}-openlambda-operator", release.name());
+    let holder = || -> Result<String> {
+        let lease = release.namespace.get(&format!("lease/{lease}"))?;
+        Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+    };
+    let first = holder()?;
+    let pods = release.namespace.pods_of("app.kubernetes.io/component=operator")?;
+    let victim = pods.iter().find(|pod| first.contains(*pod));
+    ensure!(victim.is_some(), "{first} is none of {pods:?}");
+    release.namespace.kubectl(&["delete", "pod", victim.map_or("", String::as_str)])?;
+    until("another holder", || Ok((holder()? != first).then_some(())))?;
+    release.deploy("with-another-operator", &constant("yes"))?;
+    release.namespace.kubectl(&["scale", &operator, "--replicas=1"])?;
+    Ok(())
+}
+
+#[test]
+fn calls_go_on_without_the_api_server() -> Result<()> {
+    let release = shared::release()?;
+    release.deploy("called", &constant("called"))?;
+    release.deploy("never-called", &constant("never called"))?;
+    let lard = release.lard()?;
+    let restarts = restarts(release)?;
+    let load = Load::start(2, lard, &[Request::call("called", &json!(null))]);
+    load.progress(50)?;
+    let stopped = ApiServerStopped::new()?;
+    let start = Instant::now();
+    // A first call, too: code and limits are on the nodes.
+    let first = Request::call("never-called", &json!(null)).send_to(lard)?;
+    ensure!(first.ok()? == json!("never called"));
+    until_within(AWAY * 2, "a minute without the API server", || {
+        load.progress(10)?;
+        Ok((start.elapsed() >= AWAY).then_some(()))
+    })?;
+    drop(stopped);
+    load.progress(50)?;
+    let account = load.stop()?;
+    println!("{} calls without the API server, the longest took {:?}", account.answered(), account.longest);
+    account.without_failure()?;
+    until_within(AWAY, "an API server that answers", || {
+        Ok(kubectl(&["get", "--raw", "/readyz"]).is_ok().then_some(()))
+    })?;
+    // Everything follows it again, and nothing has restarted.
+    release.namespace.handler("called", &constant("again"))?;
+    release.wait_for_answer("called", &json!(null), &json!("again"))?;
+    release.namespace.wait_ready("handler/called")?;
+    ensure!(restarts == self::restarts(release)?, "pods restarted\n{}", release.namespace.pods());
+    Ok(())
+}
+
+/// Of agents and lard, by container.
+fn restarts(release: &openlambda_tests::kubernetes::Release) -> Result<Vec<(String, u64)>> {
+    let mut all = Vec::new();
+    for pod in release.namespace.list("pods")? {
+        let labels = &pod["metadata"]["labels"]["app.kubernetes.io/component"];
+        if labels == "agent" || labels == "lard" {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            all.push((name, pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(99)));
+        }
+    }
+    all.sort();
+    Ok(all)
+}

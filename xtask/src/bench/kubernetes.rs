@@ -1,0 +1,184 @@
+//! What the benchmarks on Kubernetes share: a cluster with one release of the charts in it, and its API through
+//! `kubectl proxy`, which spares each measured write the start of a kubectl.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::Bench;
+use crate::build::Profile;
+use crate::http::{Connection, Request, Response};
+use crate::interrupt::{self, Cleanup};
+use crate::{command, kube};
+
+const NODES: u8 = 2;
+const TAG: &str = "dev";
+/// The namespace, the release and the LambdaCluster.
+pub const NAME: &str = "bench";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A cluster with a LambdaCluster that is Ready. It goes when this is dropped.
+pub struct Kubernetes {
+    variables: Vec<(&'static str, OsString)>,
+    api: SocketAddr,
+    node: String,
+    // In the order of their end.
+    _proxy: Cleanup,
+    _down: Cleanup,
+}
+
+impl Kubernetes {
+    /// Builds images, starts the cluster, installs the charts.
+    pub fn start(bench: &Bench) -> Result<Self> {
+        let cluster = kube::Cluster::choose(&bench.workspace)?;
+        let images = kube::images::images(&bench.workspace, &[], TAG, Profile::Release)?;
+        kube::tools(&bench.workspace, &["helm"])?;
+        let down = cluster.up(NODES)?;
+        cluster.load(&images)?;
+        let variables = cluster.variables();
+        let (api, proxy) = proxy(&variables)?;
+        let mut this = Self { variables, api, node: String::new(), _proxy: proxy, _down: down };
+        this.install(bench)?;
+        let path = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
+        this.node = this.kubectl(&["get", "nodes", "-o", path])?;
+        Ok(this)
+    }
+
+    fn install(&self, bench: &Bench) -> Result<()> {
+        let chart = |name: &str| bench.workspace.path("charts").join(name).display().to_string();
+        self.run("helm", &["install", "openlambda-crds", &chart("openlambda-crds"), "--wait"])?;
+        let spec = r#"cluster.spec={"loadBalancer":{"service":{"type":"NodePort"}}}"#;
+        let tag = format!("image.tag={TAG}");
+        let place = ["--namespace", NAME, "--create-namespace", "--wait", "--timeout", "120s"];
+        let values = [
+            "--set",
+            "cluster.create=true",
+            "--set",
+            "cluster.name=bench",
+            "--set",
+            &tag,
+            "--set-json",
+            spec,
+        ];
+        let chart = chart("openlambda");
+        self.run("helm", &[&["install", NAME, &chart][..], &place, &values].concat())?;
+        let ready = ["wait", "lambdacluster/bench", "--for=condition=Ready", "--timeout=120s"];
+        self.kubectl(&[&["--namespace", NAME][..], &ready].concat()).map(drop)
+    }
+
+    /// kubectl, which must end well.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.run("kubectl", arguments)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command::output(&mut command)
+    }
+
+    /// A connection to the API.
+    pub fn api(&self) -> Result<Connection> {
+        Connection::open(self.api)
+    }
+
+    /// Where a Service of type NodePort answers.
+    pub fn node_port(&self, service: &str) -> Result<SocketAddr> {
+        let path = "jsonpath={.spec.ports[0].nodePort}";
+        let port = self.kubectl(&["--namespace", NAME, "get", "service", service, "-o", path])?;
+        format!("{}:{port}", self.node)
+            .parse()
+            .with_context(|| format!("Service {service} has no NodePort: {port:?}"))
+    }
+
+    /// What a pod's admin port says.
+    pub fn admin(&self, pod: &str, path: &str) -> Result<String> {
+        self.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{NAME}/pods/{pod}:9080/proxy{path}")])
+    }
+
+    /// The names of the pods of a part: operator, agent or lard.
+    pub fn pods(&self, part: &str) -> Result<Vec<String>> {
+        let select = format!("app.kubernetes.io/component={part}");
+        let path = "jsonpath={.items[*].metadata.name}";
+        let names = self.kubectl(&["--namespace", NAME, "get", "pods", "-l", &select, "-o", path])?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Waits until the LambdaCluster says that so many Handlers of so many are Ready.
+    pub fn wait_for_handlers(&self, count: usize) -> Result<()> {
+        let (mut api, wanted) = (self.api()?, format!("{count}/{count}"));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let cluster = get(&mut api, &format!("{}/{NAME}", objects("lambdaclusters")))?;
+            if cluster["status"]["handlers"]["summary"] == *wanted {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("after {PATIENCE:?} the handlers are {}", cluster["status"]["handlers"]);
+            }
+            // Between two looks.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The path of our objects of a kind.
+pub fn objects(kind: &str) -> String {
+    format!("/apis/openlambda.dev/v1alpha1/namespaces/{NAME}/{kind}")
+}
+
+/// A Handler with inline code.
+pub fn handler(name: &str, code: &str) -> Value {
+    json!({"apiVersion": "openlambda.dev/v1alpha1", "kind": "Handler", "metadata": {"name": name},
+        "spec": {"source": {"inline": code}}})
+}
+
+/// Creates an object; `path` is that of its kind.
+pub fn create(api: &mut Connection, path: &str, object: &Value) -> Result<()> {
+    taken(&api.call(&Request::json("POST", path, &object.to_string()))?, path)
+}
+
+/// Deletes an object.
+pub fn delete(api: &mut Connection, path: &str) -> Result<()> {
+    taken(&api.call(&Request::json("DELETE", path, r#"{"propagationPolicy":"Background"}"#))?, path)
+}
+
+/// An object.
+pub fn get(api: &mut Connection, path: &str) -> Result<Value> {
+    let response = api.call(&Request::json("GET", path, ""))?;
+    taken(&response, path)?;
+    Ok(serde_json::from_slice(&response.body)?)
+}
+
+fn taken(response: &Response, path: &str) -> Result<()> {
+    if response.status >= 300 {
+        bail!("the API server answered {} for {path}: {}", response.status, response.text());
+    }
+    Ok(())
+}
+
+fn proxy(variables: &[(&'static str, OsString)]) -> Result<(SocketAddr, Cleanup)> {
+    let mut proxy = Command::new("kubectl");
+    proxy
+        .args(["proxy", "--port=0", "--reject-paths=^$"])
+        .envs(variables.iter().map(|(name, value)| (name, value)));
+    let mut child =
+        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start kubectl proxy")?;
+    let stdout = child.stdout.take();
+    let cleanup = Cleanup::new(move || {
+        interrupt::signal(child.id(), Signal::SIGKILL);
+        if let Err(error) = child.wait() {
+            eprintln!("cannot wait for kubectl proxy: {error}");
+        }
+    });
+    let mut line = String::new();
+    BufReader::new(stdout.context("kubectl proxy has no output")?).read_line(&mut line)?;
+    let address = line.trim().rsplit(' ').next().unwrap_or_default();
+    Ok((address.parse().with_context(|| format!("kubectl proxy said {line:?}"))?, cleanup))
+}
