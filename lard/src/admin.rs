@@ -16,9 +16,11 @@ use crate::targets::TargetView;
 /// The answer of `/debug/targets`.
 #[derive(Debug, Serialize)]
 struct TargetsView {
-    /// Calls that run and that wait under MaxConn.
+    /// Calls that run and that wait under the limits of connections.
     running: usize,
     waiting: usize,
+    /// Calls that wait for an agent.
+    held: usize,
     servers: Vec<TargetView>,
     /// Handler to agent.
     handlers: BTreeMap<String, String>,
@@ -30,7 +32,8 @@ pub fn router(registry: Registry, readiness: Readiness, gateway: &Arc<Gateway>) 
     let targets = async move || {
         let (running, waiting) = of_targets.gate.counts();
         let handlers = of_targets.targets.assignments().into_iter().collect();
-        Json(TargetsView { running, waiting, servers: of_targets.targets.view(), handlers })
+        let held = of_targets.hold.waiting();
+        Json(TargetsView { running, waiting, held, servers: of_targets.targets.view(), handlers })
     };
     let refresh = move |request: Request| {
         of_metrics.metrics.refresh(&of_metrics);

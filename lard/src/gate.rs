@@ -1,4 +1,5 @@
-//! Admission in the whole: at most `MaxConn` calls in flight, the others wait in a bounded queue, not for ever.
+//! Admission in the whole: at most `MaxConn` calls in flight, or `MaxConnPerServer` times the agents there are; the
+//! others wait in a bounded queue, not for ever.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use crate::settings::Settings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
     /// The queue is full.
-    #[error("{running} calls run and {waiting} wait, which is all that lard's MaxConn and queue allow")]
+    #[error(
+        "{running} calls run and {waiting} wait, which is all that lard's limits of connections and its queue allow"
+    )]
     QueueFull {
         /// Calls that run.
         running: usize,
@@ -24,7 +27,9 @@ pub enum NotAdmitted {
         retry_after: Duration,
     },
     /// It waited too long.
-    #[error("waited {waited:?} for one of the {running} running calls (lard's MaxConn) to end")]
+    #[error(
+        "waited {waited:?} for one of the {running} calls to end that lard's limits of connections allow"
+    )]
     TooLong {
         /// How long it waited.
         waited: Duration,
@@ -38,9 +43,11 @@ struct State {
     waiting: HashMap<Ticket, oneshot::Sender<bool>>,
 }
 
-/// The gate; `None` inside if there is no `MaxConn`.
+/// The gate; `None` inside if there is no limit.
 pub struct Gate {
     state: Option<Mutex<State>>,
+    /// The limit is so much times the agents.
+    per_agent: Option<usize>,
     epoch: Instant,
     timeout: Duration,
 }
@@ -48,7 +55,8 @@ pub struct Gate {
 impl Gate {
     /// A gate as the settings want it.
     pub fn new(settings: &Settings) -> Self {
-        let state = settings.max_conn.map(|running| {
+        let per_agent = settings.max_conn_per_agent.filter(|_| settings.max_conn.is_none());
+        let state = settings.max_conn.or(per_agent).map(|running| {
             let limits = Limits {
                 key_running: usize::MAX,
                 key_waiting: usize::MAX,
@@ -58,7 +66,16 @@ impl Gate {
             };
             Mutex::new(State { admission: Admission::new(limits), waiting: HashMap::new() })
         });
-        Self { state, epoch: Instant::now(), timeout: settings.queue_timeout }
+        Self { state, per_agent, epoch: Instant::now(), timeout: settings.queue_timeout }
+    }
+
+    /// There are so many agents now. With none the limit is that of one: who is in can wait for it.
+    pub fn agents(&self, count: usize) {
+        let (Some(state), Some(per_agent)) = (&self.state, self.per_agent) else { return };
+        let mut state = state.lock();
+        let decisions =
+            state.admission.set_running_limit(per_agent.saturating_mul(count.max(1)), self.epoch.elapsed());
+        state.tell(decisions);
     }
 
     /// Calls that run and wait; zeros if they are not limited.
@@ -99,12 +116,18 @@ impl Gate {
         let Some(state) = &self.state else { return };
         let mut state = state.lock();
         let decisions = state.admission.finish(&(), self.epoch.elapsed());
+        state.tell(decisions);
+    }
+}
+
+impl State {
+    fn tell(&mut self, decisions: Vec<Decision>) {
         for decision in decisions {
             let (ticket, runs) = match decision {
                 Decision::Run(ticket) => (ticket, true),
                 Decision::Expired(ticket) => (ticket, false),
             };
-            if let Some(sender) = state.waiting.remove(&ticket) {
+            if let Some(sender) = self.waiting.remove(&ticket) {
                 // The receiver cannot be gone: a place that is dropped is taken out of the queue, under this lock.
                 let _ = sender.send(runs);
             }
@@ -193,6 +216,23 @@ mod tests {
         drop(first);
         second.await.unwrap().unwrap();
         assert_eq!(gate.counts(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn agents_that_come_make_room() {
+        let config = BalancerConfig::from_value(&json!({"MaxConnPerServer": 1}), "x".as_ref()).unwrap();
+        let gate = Arc::new(Gate::new(&Settings::from(&config)));
+        let _first = gate.enter().await.unwrap().unwrap();
+        let second = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.enter().await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        gate.agents(0);
+        assert_eq!(gate.counts(), (1, 1));
+        gate.agents(2);
+        second.await.unwrap().unwrap();
+        assert_eq!(gate.counts(), (1, 0));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use openlambda_telemetry::Registry;
 use openlambda_telemetry::metrics::MetricError;
 
 use crate::gate::Gate;
+use crate::hold::Hold;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -21,6 +22,8 @@ pub struct Gateway {
     pub targets: Arc<Targets>,
     /// Admission in the whole.
     pub gate: Arc<Gate>,
+    /// Where calls wait while there is no agent.
+    pub hold: Hold,
     /// What it counts.
     pub metrics: Metrics,
     /// What handlers have of their own.
@@ -39,6 +42,7 @@ impl Gateway {
         Ok(Arc::new(Self {
             targets: Arc::new(Targets::new(config, &settings)),
             gate: Arc::new(Gate::new(&settings)),
+            hold: Hold::new(&settings),
             metrics: Metrics::new(registry)?,
             limits: Limits::default(),
             leaving: AtomicBool::new(false),

@@ -16,7 +16,7 @@ use kube::{Api, Client, ResourceExt as _};
 use openlambda_api::labels::children;
 use openlambda_api::{Handler, limits};
 use openlambda_config::{Server, Size, durations};
-use openlambda_telemetry::{Blocker, Readiness};
+use openlambda_telemetry::Readiness;
 use serde::Deserialize;
 
 use crate::gateway::Gateway;
@@ -48,7 +48,8 @@ struct Agent {
     port: u16,
 }
 
-/// Follows the agents for ever. lard is ready as long as there is one; from now on it is not.
+/// Follows the agents for ever. lard is ready when they are known, even if there is none: calls wait for one at lard,
+/// while a Service without a ready lard refuses them.
 pub fn follow_agents(
     client: Client,
     scope: &Scope,
@@ -56,20 +57,23 @@ pub fn follow_agents(
     readiness: Readiness,
 ) -> impl Future<Output = ()> + use<> {
     let service = children::agent(&scope.cluster);
-    let mut blocker = Some(readiness.block(format!("EndpointSlices of Service {service}")));
+    let blocker = readiness.block(format!("EndpointSlices of Service {service}"));
     let api: Api<EndpointSlice> = Api::namespaced(client, &scope.namespace);
     let config = watcher::Config::default().any_semantic().labels(&format!("{SERVICE}={service}"));
     async move {
         let mut events = watcher(api, config).default_backoff().boxed();
-        let (mut slices, mut published) = (Slices::default(), None);
+        let (mut slices, mut published, mut blocker) = (Slices::default(), None, Some(blocker));
+        let max_conn = gateway.settings.max_conn_per_agent.and_then(|most| u32::try_from(most).ok());
         while let Some(event) = events.next().await {
             let changed = event.map(|event| slices.take(event)).unwrap_or_else(|error| {
                 tracing::warn!(%error, "cannot watch EndpointSlices; the agents stay those that they were");
                 false
             });
-            let servers = changed.then(|| slices.servers()).filter(|new| published.as_ref() != Some(new));
+            let servers =
+                changed.then(|| slices.servers(max_conn)).filter(|new| published.as_ref() != Some(new));
             if let Some(servers) = servers {
-                publish(&servers, &gateway, &readiness, &mut blocker);
+                publish(&servers, &gateway);
+                drop(blocker.take());
                 published = Some(servers);
             }
         }
@@ -102,17 +106,18 @@ impl Slices {
         true
     }
 
-    fn servers(&self) -> Vec<Server> {
-        servers(self.known.values().flatten())
+    fn servers(&self, max_conn: Option<u32>) -> Vec<Server> {
+        servers(self.known.values().flatten(), max_conn)
     }
 }
 
 /// These are the agents from now on.
-fn publish(servers: &[Server], gateway: &Gateway, readiness: &Readiness, blocker: &mut Option<Blocker>) {
+fn publish(servers: &[Server], gateway: &Gateway) {
     gateway.targets.replace(servers);
+    gateway.gate.agents(servers.len());
+    gateway.hold.changed();
     let names: Vec<_> = servers.iter().map(|server| &*server.name).collect();
     tracing::info!(agents = names.len(), "the agents are {}", names.join(", "));
-    *blocker = servers.is_empty().then(|| readiness.block("an agent"));
 }
 
 /// A slice's identity; IPv4 before IPv6.
@@ -146,7 +151,7 @@ fn agent(endpoint: &Endpoint, port: u16) -> Option<Agent> {
 
 /// Each pod once, by the name of its node: that stays when the pod is replaced, and with it its handlers stay where
 /// their packages are. Replicas of lard come to the same names.
-fn servers<'a>(agents: impl Iterator<Item = &'a Agent>) -> Vec<Server> {
+fn servers<'a>(agents: impl Iterator<Item = &'a Agent>, max_conn: Option<u32>) -> Vec<Server> {
     let mut pods: BTreeMap<&str, &Agent> = BTreeMap::new();
     for agent in agents {
         pods.entry(&agent.pod).or_insert(agent);
@@ -157,8 +162,7 @@ fn servers<'a>(agents: impl Iterator<Item = &'a Agent>) -> Vec<Server> {
         if servers.contains_key(&name) {
             name = format!("{name}/{}", agent.pod);
         }
-        let server =
-            Server { name: name.clone(), host: agent.address.clone(), port: agent.port, max_conn: None };
+        let server = Server { name: name.clone(), host: agent.address.clone(), port: agent.port, max_conn };
         servers.insert(name, server);
     }
     servers.into_values().collect()
@@ -205,7 +209,8 @@ pub async fn follow_limits(client: Client, scope: Scope, gateway: Arc<Gateway>) 
     }
 }
 
-/// A handler's name and what it has of its own. What cannot be read the agent complains of.
+/// A handler's name and what it has of its own. What cannot be read the agent complains of. Whether one that names no
+/// cluster is ours the agents decide (ADR 3): in a namespace a name is one handler, whoever serves it.
 fn own(handler: &DeserializeGuard<HandlerView>, scope: &Scope) -> (String, Own) {
     let name = handler.name_any();
     let Ok(view) = &handler.0 else { return (name, Own::default()) };
@@ -241,7 +246,7 @@ mod tests {
     }
 
     fn names(slices: &Slices) -> Vec<String> {
-        slices.servers().iter().map(|one| format!("{} {}:{}", one.name, one.host, one.port)).collect()
+        slices.servers(None).iter().map(|one| format!("{} {}:{}", one.name, one.host, one.port)).collect()
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
 //! route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
-//! [`upstream`]) → answer ([`reply`]). Agents are those of the configuration or of the Kubernetes API ([`kubernetes`]). Invariants: a call that may have reached a sandbox is never sent twice; what
-//! is counted in (connections, places in the queue) is counted out by a guard's drop, however the call ends.
+//! [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer ([`reply`]). Agents are those of the
+//! configuration or of the Kubernetes API ([`kubernetes`]).
+//!
+//! Invariants: a call that may have reached a sandbox is never sent twice; what is counted in (connections, places in the queue) is counted out by a guard's drop, however the call ends.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +14,7 @@ pub mod body;
 pub mod gate;
 pub mod gateway;
 pub mod headers;
+pub mod hold;
 pub mod kubernetes;
 pub mod limits;
 pub mod metrics;

@@ -62,7 +62,8 @@ impl Metrics {
                 "Load of an agent, 0 to 100",
                 &["agent"],
             )?,
-            waiting: registry.gauge("lb_waiting", "Calls that wait for a place under MaxConn")?,
+            waiting: registry
+                .gauge("lb_waiting", "Calls that wait: under a limit of connections, or for an agent")?,
         })
     }
 
@@ -94,7 +95,7 @@ impl Metrics {
             self.agent_inflight.with_label_values(&[&target.name]).set(target.connections.into());
             self.agent_load.with_label_values(&[&target.name]).set((target.load * 100.0).round() as i64);
         }
-        let (_, waiting) = gateway.gate.counts();
+        let waiting = gateway.gate.counts().1 + gateway.hold.waiting();
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 }

@@ -47,6 +47,16 @@ pub struct Call {
     pub time: Duration,
     /// When that is up.
     pub deadline: Instant,
+    /// Until when it may wait for an agent, if there is none.
+    pub hold_until: Instant,
+}
+
+/// What one round over the agents came to.
+enum Round {
+    /// An answer for the client, or an error that is final.
+    Ended(Result<Response<Reply>, Failure>),
+    /// There is no agent, or each that was tried is going or gone. Another one, or its successor, may take the call.
+    Nobody(Failure),
 }
 
 /// What an attempt came to.
@@ -88,37 +98,61 @@ impl Call {
 pub async fn place(
     gateway: &Gateway,
     call: &Call,
-    permit: Option<Permit>,
+    mut permit: Option<Permit>,
 ) -> Result<Response<Reply>, Failure> {
+    let mut place = None;
+    loop {
+        let seen = gateway.hold.now();
+        let failure = match round(gateway, call, &mut permit).await {
+            Round::Ended(result) => return result,
+            Round::Nobody(failure) => failure,
+        };
+        if place.is_none() {
+            place = gateway.hold.place();
+        }
+        match &place {
+            Some(place) if place.wait(seen, call.hold_until).await => {}
+            _ => {
+                gateway.metrics.rejections.with_label_values(&["no_agent"]).inc();
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// Tries the agents in their ranking's order.
+async fn round(gateway: &Gateway, call: &Call, permit: &mut Option<Permit>) -> Round {
     let ranking = gateway.targets.rank(&call.handler);
     gateway.metrics.ranked(ranking.choice);
     let tries = ranking.candidates.len().min(MAX_TRIES);
     if tries == 0 {
         let message = format!("lard has no agents: {}", gateway.settings.without_agents);
-        return Err(Failure::new(Reason::NoCapacity, message));
+        return Round::Nobody(Failure::new(Reason::NoCapacity, message));
     }
-    let mut permit = permit;
-    let mut details = Vec::new();
+    let (mut details, mut full) = (Vec::new(), false);
     for (number, server) in ranking.candidates.into_iter().take(tries).enumerate() {
-        match attempt(gateway, call, server, &mut permit).await {
+        match attempt(gateway, call, server, permit).await {
             Attempt::Answered(response) => {
                 if number > 0 && gateway.targets.took_over(&call.handler, server) {
                     gateway.metrics.moved(MoveReason::Failover);
                 }
-                return Ok(response);
+                return Round::Ended(Ok(response));
             }
-            Attempt::Failed(failure) => return Err(failure),
+            Attempt::Failed(failure) => return Round::Ended(Err(failure)),
             Attempt::Passed { reason, detail } => {
                 tracing::warn!(request_id = ?call.id, handler = call.handler, reason, "passed over an agent: {detail}");
                 if number + 1 < tries {
                     gateway.metrics.retries.with_label_values(&[reason]).inc();
                 }
+                full |= reason == Reason::NoCapacity.as_str();
                 details.push(detail);
             }
         }
     }
     let message = format!("no agent took the call; tried {tries}: {}", details.join("; "));
-    Err(Failure::new(Reason::NoCapacity, message))
+    let failure = Failure::new(Reason::NoCapacity, message);
+    // One that has no room has a queue of its own: to wait for it here would only add to it.
+    if full { Round::Ended(Err(failure)) } else { Round::Nobody(failure) }
 }
 
 async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut Option<Permit>) -> Attempt {

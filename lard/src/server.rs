@@ -212,7 +212,8 @@ async fn call(
         body::collect(incoming, limit, &gateway.settings).await.map_err(|error| refuse_body(&error))?;
     // A handler with a time of its own has that on top: what the rest of it is for, waiting, it may need as well.
     let time = gateway.settings.timeout + own.timeout.unwrap_or_default();
-    let deadline = Instant::now() + time;
+    let arrived = Instant::now();
+    let deadline = arrived + time;
     let permit = gateway.gate.enter().await.map_err(|error| {
         gateway.metrics.rejections.with_label_values(&[gate::label(&error)]).inc();
         not_admitted(&error)
@@ -231,6 +232,7 @@ async fn call(
         id: id.clone(),
         time,
         deadline,
+        hold_until: deadline.min(arrived + gateway.settings.queue_timeout),
     };
     proxy::place(gateway, &call, permit).await
 }

@@ -27,11 +27,15 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Calls in flight in all (`MaxConn`).
     pub max_conn: Option<usize>,
-    /// Calls that may wait for one of these to end.
+    /// Calls in flight to one agent that has no limit of its own (`MaxConnPerServer`).
+    pub max_conn_per_agent: Option<usize>,
+    /// Calls that may wait for one of these to end, or for an agent if there is none (`QueueLength`).
     pub queue_length: usize,
-    /// How long one may wait.
+    /// How long one may wait (`QueueTimeout`).
     pub queue_timeout: Duration,
-    /// How long calls in flight may take to end when lard is asked to.
+    /// Whether agents come and go by themselves: then a call waits for one if there is none.
+    pub agents_come_and_go: bool,
+    /// How long calls in flight may take to end when lard is asked to (`DrainTimeout`).
     pub drain_timeout: Duration,
     /// What is to be done when there are no agents.
     pub without_agents: &'static str,
@@ -42,8 +46,7 @@ impl Settings {
     pub fn in_kubernetes(self) -> Self {
         Self {
             connect_timeout: Duration::from_millis(700),
-            // The pod's grace period is made for this.
-            drain_timeout: self.timeout,
+            agents_come_and_go: true,
             without_agents: "no pod of the agents' DaemonSet is ready",
             ..self
         }
@@ -62,9 +65,11 @@ impl From<&BalancerConfig> for Settings {
             // Agents close theirs after 10 s: one that is younger is not closed while a call is on its way.
             idle_timeout: Duration::from_secs(8),
             max_conn: config.max_conn.and_then(|n| usize::try_from(n).ok()),
-            queue_length: 1000,
-            queue_timeout: config.timeout.min(Duration::from_secs(10)),
-            drain_timeout: Duration::from_secs(30),
+            max_conn_per_agent: config.max_conn_per_server.and_then(|n| usize::try_from(n).ok()),
+            queue_length: usize::try_from(config.queue_length).unwrap_or(usize::MAX),
+            queue_timeout: config.queue_timeout.min(config.timeout),
+            agents_come_and_go: false,
+            drain_timeout: config.drain_timeout,
             without_agents: "name them under Servers in its configuration",
         }
     }

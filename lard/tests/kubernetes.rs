@@ -6,7 +6,7 @@ mod support;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -17,11 +17,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use kube::Client;
 use kube::client::Body;
+use openlambda_lard::Settings;
 use openlambda_lard::kubernetes::{self, Scope};
 use openlambda_telemetry::Readiness;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use support::{Agent, Kind, Lard, config, dead, until};
+use tokio::sync::Semaphore;
 use tower_test::mock;
 
 type Events = Arc<Mutex<Option<UnboundedSender<Bytes>>>>;
@@ -91,7 +93,7 @@ async fn agents_are_those_of_the_slices() {
 
     tell(&events, &slice(second.port, false)).await;
     until("no agent", || lard.gateway.targets.view().is_empty()).await;
-    assert_eq!(readiness.pending(), ["an agent"]);
+    assert!(readiness.is_ready(), "calls would wait here for the next");
     assert_eq!(lard.post("/run/f", "1").await.status, 503);
 }
 
@@ -114,4 +116,117 @@ async fn one_that_is_gone_before_its_slice_is_set_aside_at_once() {
         assert_eq!(lard.post(&format!("/run/{handler}"), "1").await.body, "there 1");
     }
     assert!(began.elapsed().as_secs() < 1);
+}
+
+/// As in Kubernetes: agents come and go by themselves.
+async fn lard(tweak: impl FnOnce(&mut Settings)) -> Arc<Lard> {
+    let lard = Lard::start_with(config("LARD", &[]), |settings| {
+        *settings = settings.clone().in_kubernetes();
+        tweak(settings);
+    });
+    Arc::new(lard.await)
+}
+
+fn call(lard: &Arc<Lard>) -> tokio::task::JoinHandle<support::Answer> {
+    let lard = Arc::clone(lard);
+    tokio::spawn(async move { lard.post("/run/f", "1").await })
+}
+
+fn follow(lard: &Lard, client: Client) {
+    let scope = Scope { cluster: "demo".into(), namespace: "n".into() };
+    let gateway = Arc::clone(&lard.gateway);
+    tokio::spawn(kubernetes::follow_agents(client, &scope, gateway, Readiness::new()));
+}
+
+#[tokio::test]
+async fn calls_wait_for_the_first_agent() {
+    let agent = Agent::start(Kind::Good("one")).await;
+    let lard = lard(|_| {}).await;
+    let (first, second) = (call(&lard), call(&lard));
+    until("both to wait", || lard.gateway.hold.waiting() == 2).await;
+    let (client, _events) = api_server(slice(agent.port, true));
+    follow(&lard, client);
+    assert_eq!((first.await.unwrap().body, second.await.unwrap().body), ("one 1".into(), "one 1".into()));
+    assert_eq!(lard.gateway.hold.waiting(), 0);
+}
+
+#[tokio::test]
+async fn the_only_agent_is_replaced_and_no_call_fails() {
+    let (old, new) = (Agent::start(Kind::Refusing("draining")).await, Agent::start(Kind::Good("new")).await);
+    let lard = lard(|_| {}).await;
+    let (client, events) = api_server(slice(old.port, true));
+    follow(&lard, client);
+    until("the old one", || lard.gateway.targets.view().len() == 1).await;
+    // It has been told to end, and nobody has said so yet.
+    let early = call(&lard);
+    until("a call to wait", || lard.gateway.hold.waiting() == 1).await;
+    tell(&events, &slice(old.port, false)).await;
+    until("no agent", || lard.gateway.targets.view().is_empty()).await;
+    let late = call(&lard);
+    until("both to wait", || lard.gateway.hold.waiting() == 2).await;
+    assert!(!early.is_finished());
+    tell(&events, &slice(new.port, true)).await;
+    assert_eq!((early.await.unwrap().body, late.await.unwrap().body), ("new 1".into(), "new 1".into()));
+}
+
+#[tokio::test]
+async fn not_too_many_wait_and_none_too_long() {
+    let lard = lard(|settings| {
+        settings.queue_length = 1;
+        settings.queue_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let first = call(&lard);
+    until("one to wait", || lard.gateway.hold.waiting() == 1).await;
+    let refused = lard.post("/run/f", "1").await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "no_capacity"));
+    assert!(!first.is_finished(), "who was there first goes on to wait");
+    let first = first.await.unwrap();
+    assert_eq!((first.status, first.reason().as_str()), (503, "no_capacity"));
+    assert!(first.headers.contains_key("retry-after"));
+    assert_eq!(lard.gateway.hold.waiting(), 0);
+}
+
+#[tokio::test]
+async fn an_agent_without_room_is_not_waited_for() {
+    let full = Agent::start(Kind::Refusing("no_capacity")).await;
+    let lard = lard(|_| {}).await;
+    let (client, _events) = api_server(slice(full.port, true));
+    follow(&lard, client);
+    until("an agent", || lard.gateway.targets.view().len() == 1).await;
+    assert_eq!(lard.post("/run/f", "1").await.status, 503);
+    assert_eq!(lard.gateway.hold.waiting(), 0);
+}
+
+#[tokio::test]
+async fn an_agent_has_no_more_calls_than_it_may() {
+    let permits = Arc::new(Semaphore::new(0));
+    let slow = Agent::start(Kind::Slow(Arc::clone(&permits))).await;
+    let other = Agent::start(Kind::Good("other")).await;
+    let lard = Lard::start(json!({
+        "Policy": "LARD", "Servers": [], "Host": "127.0.0.1", "MaxConnPerServer": 2, "QueueLength": 1
+    }));
+    let lard = Arc::new(lard.await);
+    let (client, events) = api_server(slice(slow.port, true));
+    follow(&lard, client);
+    until("an agent", || lard.gateway.targets.view().len() == 1).await;
+    assert_eq!(lard.gateway.targets.view()[0].max_conn, Some(2));
+    let running = [call(&lard), call(&lard)];
+    until("two calls", || slow.calls() == 2).await;
+    let waiting = call(&lard);
+    until("one to wait", || lard.gateway.gate.counts() == (2, 1)).await;
+    let refused = lard.post("/run/f", "1").await;
+    assert_eq!((refused.status, refused.reason().as_str()), (429, "concurrency_exceeded"));
+    // Another agent makes room, and takes what the first may not.
+    let mut both = slice(other.port, true);
+    both["metadata"]["name"] = json!("other");
+    both["endpoints"][0]["nodeName"] = json!("two");
+    both["endpoints"][0]["targetRef"]["name"] = json!("demo-agent-2");
+    tell(&events, &both).await;
+    assert_eq!(waiting.await.unwrap().body, "other 1");
+    permits.add_permits(2);
+    for call in running {
+        assert_eq!(call.await.unwrap().body, "slow");
+    }
+    assert_eq!(slow.calls(), 2);
 }

@@ -1,9 +1,10 @@
-//! Handlers from the Kubernetes API: one watch of the namespace's Handlers, one of its ConfigMaps' metadata as soon as
-//! a handler names one, and a look at the Secrets that handlers name now and then.
+//! Handlers from the Kubernetes API: one watch of the namespace's Handlers, one of its LambdaClusters' metadata, one of
+//! its ConfigMaps' metadata as soon as a handler names one, and a look at the Secrets that handlers name now and then.
 //!
 //! All of it runs on a thread of its own, beside the calls: nothing on their way talks to the API server, and what was
 //! deployed goes on to serve while that is away.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use openlambda_api::LambdaCluster;
 use openlambda_telemetry::{Blocker, Readiness};
+use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +26,7 @@ use crate::agent::Agent;
 use crate::functions::Functions;
 use crate::pool::Pool;
 
+mod clusters;
 mod deploy;
 mod fetch;
 mod files;
@@ -34,6 +38,7 @@ mod spec;
 mod tests;
 mod trouble;
 
+use clusters::Clusters;
 use deploy::{Deployer, News};
 use make::{Maker, Trial};
 use objects::Objects;
@@ -158,21 +163,26 @@ pub struct Parts {
     trial: Trial,
 }
 
-type ConfigMaps = BoxStream<'static, watcher::Result<Event<PartialObjectMeta<ConfigMap>>>>;
+type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
 
 /// Watches for ever.
 async fn watch(client: Client, scope: Scope, parts: Parts, mut blockers: Blockers) {
+    let mut clusters =
+        events(Api::<PartialObjectMeta<LambdaCluster>>::namespaced(client.clone(), &scope.namespace));
     let api: Api<DeserializeGuard<HandlerView>> = Api::namespaced(client, &scope.namespace);
-    let mut handlers = watcher(api, watcher::Config::default().any_semantic()).default_backoff().boxed();
-    let mut config_maps: Option<ConfigMaps> = None;
+    let (mut handlers, mut config_maps) = (None, None);
     let maker = Arc::new(Maker::new(parts.functions, parts.objects, parts.trial));
     let (news, mut heard) = mpsc::unbounded_channel();
-    let mut deployer =
-        Deployer::new(scope.cluster, Arc::clone(&maker), parts.pool, parts.report, news.clone());
+    let known = Clusters::new(scope.cluster);
+    let mut deployer = Deployer::new(known, Arc::clone(&maker), parts.pool, parts.report, news.clone());
     let mut looks = tokio::time::interval(LOOK_AT_SECRETS);
     loop {
         tokio::select! {
-            Some(event) = handlers.next() => handle(&mut deployer, event, &mut blockers),
+            Some(event) = clusters.next() => if others(&mut deployer, event) {
+                // Which handlers are ours may be another question now: the list is gone through anew.
+                handlers = Some(events(api.clone()));
+            },
+            Some(event) = next(&mut handlers) => handle(&mut deployer, event, &mut blockers),
             Some(news) = heard.recv() => deployer.hear(news),
             Some(event) = next(&mut config_maps) => note(&mut deployer, event),
             _ = looks.tick() => look_at_secrets(&mut deployer, &maker, &news),
@@ -180,13 +190,20 @@ async fn watch(client: Client, scope: Scope, parts: Parts, mut blockers: Blocker
         }
         blockers.look(&deployer);
         if config_maps.is_none() && deployer.names_config_maps() {
-            let watch = watcher(maker.objects().metadata(), watcher::Config::default().any_semantic());
-            config_maps = Some(watch.default_backoff().boxed());
+            config_maps = Some(events(maker.objects().metadata()));
         }
     }
 }
 
-async fn next(stream: &mut Option<ConfigMaps>) -> Option<<ConfigMaps as futures::Stream>::Item> {
+/// A watch that begins with a list and is taken up again whenever it breaks off.
+fn events<K>(api: Api<K>) -> Events<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(api, watcher::Config::default().any_semantic()).default_backoff().boxed()
+}
+
+async fn next<K>(stream: &mut Option<Events<K>>) -> Option<watcher::Result<Event<K>>> {
     match stream {
         Some(stream) => stream.next().await,
         None => std::future::pending().await,
@@ -214,6 +231,17 @@ fn handle(
             blockers.listed();
         }
         Err(error) => tracing::warn!(%error, "cannot watch Handlers; those that are here go on to serve"),
+    }
+}
+
+/// Whether other clusters are known now than before.
+fn others(deployer: &mut Deployer, event: watcher::Result<Event<PartialObjectMeta<LambdaCluster>>>) -> bool {
+    match event {
+        Ok(event) => deployer.clusters(event),
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch LambdaClusters; those that are known count");
+            false
+        }
     }
 }
 

@@ -72,7 +72,7 @@ names! {
         NotSupported;
         /// There is no such LambdaCluster.
         ClusterNotFound;
-        /// The handler names no cluster and the namespace has several.
+        /// The handler names no cluster and the namespace had several when it was created.
         ClusterAmbiguous;
         /// No node has an agent.
         NoAgents;

@@ -46,7 +46,8 @@ pub const DEFAULT_ENTRYPOINT: &str = "lambda_func.handler";
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HandlerSpec {
-    /// The LambdaCluster of the same namespace that serves it; may be left out if there is only one.
+    /// The LambdaCluster of the same namespace that serves it; may be left out if there is only one. It stays with
+    /// that when others are created later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::object_name")]
     pub cluster: Option<String>,

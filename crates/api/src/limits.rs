@@ -1,10 +1,15 @@
 //! What one sandbox and one call may use, and how many of them there are: of one handler, and the cluster's defaults.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::{self, ByteSize, Span, rules};
+
+/// The longest that a handler may let a call take: what its schema allows.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Limits of one handler; what is not given is the cluster's `handlerDefaults`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::limits::TIMEOUT_MAX;
+
 const SIZE: &str = r"^[0-9]{1,15}(\\.[0-9]{1,3})?(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 const DURATION: &str = r"^([0-9]{1,9}(\\.[0-9]{1,3})?(h|m|s|ms))+$";
 const SIZE_MESSAGE: &str = "must be a size such as 64Mi, 512Mi or 4Gi";
@@ -114,7 +116,8 @@ pub(crate) fn scratch(_: &mut SchemaGenerator) -> Schema {
 
 /// The time of one call.
 pub(crate) fn timeout(_: &mut SchemaGenerator) -> Schema {
-    duration_between("1ms", "1h", "must be between 1ms and 1h")
+    let hours = TIMEOUT_MAX.as_secs() / 3600;
+    duration_between("1ms", &format!("{hours}h"), &format!("must be between 1ms and {hours}h"))
 }
 
 /// Time that something is kept or waited for.

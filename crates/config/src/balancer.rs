@@ -85,10 +85,18 @@ pub struct BalancerConfig {
     pub load_low: f64,
     /// `MaxConn`: calls in flight in all. Default: the sum over the servers, or none if one of them has no limit.
     pub max_conn: Option<u32>,
+    /// `MaxConnPerServer`: calls in flight to a server that has no `MaxConn` of its own.
+    pub max_conn_per_server: Option<u32>,
+    /// `QueueLength`: so many calls may wait.
+    pub queue_length: u32,
+    /// `QueueTimeout`: each waits so long at most.
+    pub queue_timeout: Duration,
     /// `RequestLimit`: the longest body of a call.
     pub request_limit: Size,
     /// `Timeout` of one call, waiting included.
     pub timeout: Duration,
+    /// `DrainTimeout`: calls in flight get so long at shutdown.
+    pub drain_timeout: Duration,
 }
 
 impl BalancerConfig {
@@ -136,7 +144,8 @@ fn read(root: &mut Section<'_>, path: &Path) -> BalancerConfig {
     root.optional("Scheme", scheme);
     // The original saves its targets here; ours learns them anew within one call per handler.
     root.section("RequestServerMap");
-    let servers = servers(root);
+    let max_conn_per_server = root.read("MaxConnPerServer", None, values::connections);
+    let servers = servers(root, max_conn_per_server);
     let sum = servers.iter().try_fold(0_u32, |sum, server| sum.checked_add(server.max_conn?));
     let config = BalancerConfig {
         file: path.to_owned(),
@@ -146,11 +155,15 @@ fn read(root: &mut Section<'_>, path: &Path) -> BalancerConfig {
         policy: root.read("Policy", PolicyName::Lard, one_of(POLICIES)),
         load_formula: root.read("LoadFormula", LoadFormula::Connections, one_of(FORMULAS)),
         max_conn: root.read("MaxConn", sum.filter(|sum| *sum > 0), values::connections),
+        max_conn_per_server,
+        queue_length: root.read("QueueLength", 1000, values::whole(0..=1_000_000)),
+        queue_timeout: root.read("QueueTimeout", Duration::from_secs(10), values::duration),
         servers,
         load_high: root.read("LoadHigh", 0.4, values::fraction),
         load_low: root.read("LoadLow", 0.2, values::fraction),
         request_limit: root.read("RequestLimit", Size::from_mib(6), values::size_from(Size::from_bytes(1))),
         timeout: root.read("Timeout", Duration::from_secs(35), values::duration),
+        drain_timeout: root.read("DrainTimeout", Duration::from_secs(30), values::duration_or_zero),
     };
     if config.load_low >= config.load_high {
         let message = format!("must be below LoadHigh, which is {}", config.load_high);
@@ -176,7 +189,7 @@ fn one_of<T: Copy>(table: &'static [(&'static str, T)]) -> impl FnOnce(&Value) -
     }
 }
 
-fn servers(root: &mut Section<'_>) -> Vec<Server> {
+fn servers(root: &mut Section<'_>, max_conn: Option<u32>) -> Vec<Server> {
     let list = root.read("Servers", Vec::new(), |value| {
         value
             .as_array()
@@ -188,7 +201,7 @@ fn servers(root: &mut Section<'_>) -> Vec<Server> {
     for (index, value) in list.iter().enumerate() {
         let path = root.path_of(&format!("Servers[{index}]"));
         let mut section = Section::new(Some(value), path);
-        let server = server(&mut section);
+        let server = server(&mut section, max_conn);
         if !names.insert(server.name.clone()) {
             section.blame("Name", Some(&json!(server.name)), "stands twice: give each server its own name");
         }
@@ -198,7 +211,7 @@ fn servers(root: &mut Section<'_>) -> Vec<Server> {
     servers
 }
 
-fn server(section: &mut Section<'_>) -> Server {
+fn server(section: &mut Section<'_>, max_conn: Option<u32>) -> Server {
     section.optional("Scheme", scheme);
     for key in ["Host", "Port"] {
         if !section.has(key) {
@@ -211,7 +224,7 @@ fn server(section: &mut Section<'_>) -> Server {
         name: section.optional("Name", values::word).unwrap_or_else(|| format!("{host}:{port}")),
         host,
         port,
-        max_conn: section.read("MaxConn", None, values::connections),
+        max_conn: section.read("MaxConn", max_conn, values::connections),
     }
 }
 
@@ -264,6 +277,25 @@ mod tests {
         let config = load(&json!({"AdminPort": 99, "RequestLimit": "1Mi", "Timeout": "5s"})).unwrap();
         assert_eq!((config.admin_port, config.request_limit), (99, Size::from_mib(1)));
         assert_eq!(config.timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_queue_and_limits_for_servers_that_have_none() {
+        let server = |n: u32| json!({"Host": "h", "Port": n});
+        let mut value = json!({
+            "Servers": [server(1), server(2)], "MaxConnPerServer": 5, "QueueLength": 0, "QueueTimeout": "2s",
+            "DrainTimeout": "1h",
+        });
+        let config = load(&value).unwrap();
+        assert_eq!((config.servers[0].max_conn, config.max_conn), (Some(5), Some(10)));
+        assert_eq!((config.queue_length, config.queue_timeout), (0, Duration::from_secs(2)));
+        assert_eq!(config.drain_timeout, Duration::from_secs(3600));
+        value["Servers"][0]["MaxConn"] = json!(1);
+        assert_eq!(load(&value).unwrap().max_conn, Some(6));
+        value["Servers"] = json!([]);
+        let config = load(&value).unwrap();
+        assert_eq!((config.max_conn, config.max_conn_per_server), (None, Some(5)));
+        assert!(problems(&json!({"QueueTimeout": "0s"}))[0].starts_with("QueueTimeout = \"0s\""));
     }
 
     #[test]

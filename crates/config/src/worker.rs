@@ -79,6 +79,8 @@ pub struct WorkerConfig {
     pub limits: LimitsConfig,
     /// `max_instances`: instances of one handler.
     pub max_instances: u32,
+    /// `min_warm`: instances of one handler that are kept ready without calls.
+    pub min_warm: u32,
     /// `queue_length`: calls of one handler that may wait.
     pub queue_length: u32,
     /// `queue_timeout`: a call waits so long at most.
@@ -206,6 +208,7 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         response_details: root.read("response_details", false, values::boolean),
         limits,
         max_instances: root.read("max_instances", 200, values::whole(1..=100_000)),
+        min_warm: root.read("min_warm", 0, values::whole(0..=10_000)),
         queue_length: root.read("queue_length", 1000, values::whole(0..=1_000_000)),
         queue_timeout: root.read("queue_timeout", Duration::from_secs(10), values::duration),
         pause_after: root.read("pause_after", Duration::from_millis(100), values::duration_or_zero),

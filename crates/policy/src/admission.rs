@@ -150,6 +150,13 @@ impl<K: Clone + Eq + Hash> Admission<K> {
         self.expire(now)
     }
 
+    /// From now on so many may run at once. Those who run beyond that go on; nobody follows them until there is room.
+    /// Returns what becomes of those who wait.
+    pub fn set_running_limit(&mut self, running: usize, now: Time) -> Vec<Decision> {
+        self.limits.running = running;
+        self.expire(now)
+    }
+
     /// Time has passed. Returns what becomes of those who wait.
     pub fn expire(&mut self, now: Time) -> Vec<Decision> {
         let mut decisions = Vec::new();

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod balance;
+pub mod belonging;
 pub mod instances;
 pub mod load;
 

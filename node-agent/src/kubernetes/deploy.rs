@@ -5,16 +5,18 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::watcher::Event;
 use kube::{Resource as _, ResourceExt as _};
 use openlambda_api::conditions::ConditionReason;
 use openlambda_api::source::Source;
 use openlambda_api::state::Serving;
-use openlambda_api::{HandlerName, HandlerSpec};
+use openlambda_api::{HandlerName, HandlerSpec, LambdaCluster};
 use openlambda_policy::backoff::Backoff;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
+use super::clusters::Clusters;
 use super::make::{Made, Maker};
 use super::objects::Version;
 use super::report::{self, Report};
@@ -39,7 +41,7 @@ pub enum News {
 
 /// Keeps the functions as the Handlers want them.
 pub struct Deployer {
-    cluster: String,
+    clusters: Clusters,
     maker: Arc<Maker>,
     pool: Arc<Pool>,
     report: Arc<Report>,
@@ -70,14 +72,20 @@ struct Entry {
 impl Deployer {
     /// Knows no handler yet.
     pub fn new(
-        cluster: String,
+        clusters: Clusters,
         maker: Arc<Maker>,
         pool: Arc<Pool>,
         report: Arc<Report>,
         news: UnboundedSender<News>,
     ) -> Self {
         let (entries, versions) = (HashMap::new(), HashMap::new());
-        Self { cluster, maker, pool, report, news, entries, versions, listed: None, epoch: Instant::now() }
+        Self { clusters, maker, pool, report, news, entries, versions, listed: None, epoch: Instant::now() }
+    }
+
+    /// Something about the clusters of the namespace; whether handlers may have changed hands by it, so that a list
+    /// of them is to be gone through.
+    pub fn clusters(&mut self, event: Event<PartialObjectMeta<LambdaCluster>>) -> bool {
+        self.clusters.take(event)
     }
 
     /// A list begins.
@@ -101,10 +109,9 @@ impl Deployer {
             listed.insert(name.clone());
         }
         let (uid, generation) = (object.uid(), object.meta().generation.unwrap_or_default());
+        let created = object.creation_timestamp().map(|time| time.0);
         let spec = match object.0 {
-            Ok(view) if view.spec.cluster.as_ref().is_none_or(|cluster| *cluster == self.cluster) => {
-                Ok(view.spec)
-            }
+            Ok(view) if self.clusters.serves(view.spec.cluster.as_deref(), created) => Ok(view.spec),
             Ok(_) => return self.remove(&name),
             Err(invalid) => Err(Trouble::lasting(ConditionReason::Unreadable, invalid.error)),
         };

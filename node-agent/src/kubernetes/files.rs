@@ -1,8 +1,10 @@
 //! A handler's files on their way to a bundle: from a map of texts, or from a fetched archive. Blocking.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,6 +19,8 @@ use crate::tree::{MAX_BYTES, MAX_DEPTH, MAX_ENTRIES};
 
 /// What a gzip file begins with.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// The longest header of its own that an entry may have. No path is longer than 4 KiB.
+const HEADER_MAX: u64 = 16 << 10;
 /// File names that a message lists.
 const LISTED: usize = 10;
 
@@ -51,14 +55,22 @@ pub fn unpack(fetched: &Path, url: &str, entrypoint: &str, directory: &Path) -> 
 }
 
 fn unpack_tar(mut archive: tar::Archive<impl Read>, writer: &mut Writer<'_>) -> Result<(), Trouble> {
-    let broken = |error: io::Error| invalid(format!("the archive cannot be unpacked: {error}"));
-    for entry in archive.entries().map_err(broken)? {
+    // Raw, for the library would hold a long name's header in memory however long it is.
+    let mut name = None;
+    for entry in archive.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
-        let path = entry.path().map_err(broken)?.into_owned();
+        let kind = entry.header().entry_type();
+        if is_about_the_next(kind, &mut entry, &mut name)? {
+            continue;
+        }
+        let path = match name.take() {
+            Some(name) => name,
+            None => entry.path().map_err(broken)?.into_owned(),
+        };
         if path.components().any(|part| part.as_os_str() == "__pycache__") {
             continue;
         }
-        match entry.header().entry_type() {
+        match kind {
             EntryType::Regular | EntryType::Continuous => {
                 let executable = entry.header().mode().unwrap_or(0) & 0o111 != 0;
                 writer.file(&path, &mut entry, executable)?;
@@ -67,7 +79,6 @@ fn unpack_tar(mut archive: tar::Archive<impl Read>, writer: &mut Writer<'_>) -> 
                 let path = writer.checked(&path)?;
                 writer.parents(&path)?;
             }
-            EntryType::XGlobalHeader => {}
             other => {
                 let message = format!("{} in the archive is a {other:?}: use files only", path.display());
                 return Err(invalid(message));
@@ -75,6 +86,54 @@ fn unpack_tar(mut archive: tar::Archive<impl Read>, writer: &mut Writer<'_>) -> 
         }
     }
     Ok(())
+}
+
+/// Whether an entry only says something of those after it. `name` is then the next one's name, if it says that: one too
+/// long for the entry itself.
+fn is_about_the_next(
+    kind: EntryType,
+    entry: &mut impl Read,
+    name: &mut Option<PathBuf>,
+) -> Result<bool, Trouble> {
+    let path = |bytes: Vec<u8>| Some(PathBuf::from(OsString::from_vec(bytes)));
+    match kind {
+        EntryType::GNULongName => {
+            let mut bytes = bounded(entry)?;
+            bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
+            *name = path(bytes);
+        }
+        EntryType::XHeader => {
+            for record in tar::PaxExtensions::new(&bounded(entry)?) {
+                let record = record.map_err(broken)?;
+                match record.key_bytes() {
+                    b"path" => *name = path(record.value_bytes().to_vec()),
+                    // It is there for files of 8 GiB and more.
+                    b"size" => return Err(invalid("the archive has a file that is too large".to_owned())),
+                    _ => {}
+                }
+            }
+        }
+        // Of a link, which is refused, or of the whole archive.
+        EntryType::GNULongLink | EntryType::XGlobalHeader => {}
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// All of a header that is held in memory.
+fn bounded(entry: &mut impl Read) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    entry.take(HEADER_MAX + 1).read_to_end(&mut bytes).map_err(broken)?;
+    if bytes.len() as u64 > HEADER_MAX {
+        return Err(invalid(format!(
+            "a name in the archive, or what stands with it, is over {HEADER_MAX} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn broken(error: io::Error) -> Trouble {
+    invalid(format!("the archive cannot be unpacked: {error}"))
 }
 
 /// Writes below a directory, within the bounds of a bundle.
@@ -281,6 +340,64 @@ mod tests {
             builder.append(&header, &b"1"[..]).unwrap();
         });
         fails(unpack(file.path(), "http://x/a.tar.gz", ENTRY, work.path()), "leads out");
+    }
+
+    /// A record of a pax header: its own length stands in front.
+    fn record(key: &str, value: &str) -> Vec<u8> {
+        let rest = format!(" {key}={value}\n");
+        let mut length = rest.len();
+        while format!("{length}{rest}").len() != length {
+            length = format!("{length}{rest}").len();
+        }
+        format!("{length}{rest}").into_bytes()
+    }
+
+    /// A name that does not fit into an entry, as GNU and as POSIX write it.
+    #[test]
+    fn long_names_are_taken() {
+        let long = format!("{}/lambda_data.txt", ["directory"; 30].join("/"));
+        let work = tempfile::tempdir().unwrap();
+        let file = archive(|builder| {
+            builder.append_data(&mut header(EntryType::Regular, 1), &long, &b"1"[..]).unwrap();
+            let other = format!("{long}.pax");
+            builder.append(&header_of(EntryType::XGlobalHeader, 6), &b"6 a=b\n"[..]).unwrap();
+            let records = [record("mtime", "1.5"), record("path", &other)].concat();
+            builder.append(&header_of(EntryType::XHeader, records.len() as u64), &records[..]).unwrap();
+            builder.append(&header_of(EntryType::Regular, 1), &b"2"[..]).unwrap();
+            builder.append_data(&mut header(EntryType::Regular, 1), "lambda_func.py", &b"3"[..]).unwrap();
+        });
+        unpack(file.path(), "http://x/a.tar.gz", ENTRY, work.path()).unwrap();
+        for (name, text) in [(&long[..], "1"), (&format!("{long}.pax"), "2"), ("lambda_func.py", "3")] {
+            assert_eq!(fs::read_to_string(work.path().join(name)).unwrap(), text);
+        }
+    }
+
+    fn header_of(kind: EntryType, size: u64) -> tar::Header {
+        let mut header = header(kind, size);
+        header.set_path("short").unwrap();
+        header.set_cksum();
+        header
+    }
+
+    /// Half a GiB of a name packs into half a MiB; it must not be unpacked into memory.
+    #[test]
+    fn endless_names_are_refused() {
+        for kind in [EntryType::GNULongName, EntryType::XHeader] {
+            let work = tempfile::tempdir().unwrap();
+            let size = 4 << 20;
+            let file = archive(|builder| {
+                builder.append(&header_of(kind, size), io::repeat(b'a').take(size)).unwrap();
+            });
+            fails(unpack(file.path(), "http://x/a.tar.gz", ENTRY, work.path()), "is over 16384 bytes");
+        }
+        // A size of its own would let one entry hide in another.
+        let work = tempfile::tempdir().unwrap();
+        let file = archive(|builder| {
+            let size = record("size", "1");
+            builder.append(&header_of(EntryType::XHeader, size.len() as u64), &size[..]).unwrap();
+            builder.append(&header_of(EntryType::Regular, 600), io::repeat(0).take(600)).unwrap();
+        });
+        fails(unpack(file.path(), "http://x/a.tar.gz", ENTRY, work.path()), "too large");
     }
 
     #[test]

@@ -30,8 +30,11 @@ use crate::revision::tests::defaults;
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 const HANDLERS: &str = "/apis/openlambda.dev/v1alpha1/namespaces/n/handlers";
+const CLUSTERS: &str = "/apis/openlambda.dev/v1alpha1/namespaces/n/lambdaclusters";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/n/configmaps";
 const SECRETS: &str = "/api/v1/namespaces/n/secrets";
+
+const YEAR: &str = "2026-01-01T00:00:00Z";
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -106,6 +109,20 @@ fn inline(name: &str, generation: i64, code: &str) -> Value {
     handler(name, generation, json!({"source": {"inline": code}}))
 }
 
+fn cluster(name: &str, created: &str) -> Value {
+    json!({
+        "apiVersion": "openlambda.dev/v1alpha1", "kind": "LambdaCluster",
+        "metadata": {"name": name, "namespace": "n", "resourceVersion": "1", "creationTimestamp": created},
+    })
+}
+
+/// A handler that names no cluster.
+fn made_at(name: &str, created: &str) -> Value {
+    let mut handler = inline(name, 1, "1");
+    handler["metadata"]["creationTimestamp"] = json!(created);
+    handler
+}
+
 fn config_map(version: &str, code: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -134,6 +151,7 @@ struct World {
 
 impl World {
     fn start(server: Server) -> Self {
+        server.lists.lock().entry(CLUSTERS.into()).or_insert_with(|| vec![cluster("demo", YEAR)]);
         let work = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new(&Registry::new("test").unwrap()).unwrap());
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
@@ -238,6 +256,39 @@ async fn what_is_bad_leaves_the_old_serving_and_the_others_alone() {
     world.server.event(HANDLERS, "MODIFIED", &inline("a", 4, "2")).await;
     world.reaches("a", 4, Phase::Ready).await;
     assert_eq!(world.code("a").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn with_two_clusters_each_handler_has_one() {
+    let server = Server::default();
+    let (demo, late) = (cluster("demo", YEAR), cluster("late", "2026-03-01T00:00:00Z"));
+    let (old, new) = (made_at("old", "2026-02-01T00:00:00Z"), made_at("new", "2026-04-01T00:00:00Z"));
+    server.put(CLUSTERS, std::slice::from_ref(&demo));
+    server.put(HANDLERS, &[old.clone(), new.clone()]);
+    let world = World::start(server);
+    until(|| world.readiness.is_ready()).await;
+    world.reaches("old", 1, Phase::Ready).await;
+    world.reaches("new", 1, Phase::Ready).await;
+
+    // A second one: what came before it stays, what came after it is nobody's.
+    world.server.watches.lock().remove(HANDLERS);
+    world.server.event(CLUSTERS, "ADDED", &late).await;
+    until(|| world.state("new").is_none()).await;
+    assert!(matches!(world.code("new").await, Err(NoFunction::NotApplied(_))));
+    assert_eq!(world.code("old").await.unwrap(), "1");
+    let before = world.trials.load(Ordering::Relaxed);
+    world.server.event(HANDLERS, "ADDED", &made_at("newer", "2026-05-01T00:00:00Z")).await;
+    let ours = handler("ours", 1, json!({"cluster": "demo", "source": {"inline": "1"}}));
+    world.server.event(HANDLERS, "ADDED", &ours).await;
+    world.reaches("ours", 1, Phase::Ready).await;
+    assert!(world.state("newer").is_none());
+    assert_eq!(world.trials.load(Ordering::Relaxed), before + 1, "what stayed was not made anew");
+
+    // It goes again.
+    world.server.put(HANDLERS, &[old, new, ours]);
+    world.server.event(CLUSTERS, "DELETED", &late).await;
+    world.reaches("new", 1, Phase::Ready).await;
+    assert_eq!(world.code("old").await.unwrap(), "1");
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use openlambda_api::HandlerState;
 use openlambda_api::conditions::ConditionReason;
 use openlambda_api::labels::{self, Component};
+use openlambda_policy::belonging::{self, Choice};
 
 use super::agents::{Agents, Known};
 use super::view::HandlerView;
@@ -20,6 +22,7 @@ pub struct World<'a> {
 
 #[derive(Debug, Default)]
 struct Cluster<'a> {
+    created: Option<Timestamp>,
     url: Option<String>,
     desired: i32,
     balancers: i32,
@@ -58,7 +61,8 @@ impl<'a> World<'a> {
             let status = object.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref());
             let url = status.and_then(|status| status.url.clone());
             let key = (object.namespace().unwrap_or_default(), object.name_any());
-            world.clusters.insert(key, Cluster { url, ..Cluster::default() });
+            let created = object.creation_timestamp().map(|time| time.0);
+            world.clusters.insert(key, Cluster { created, url, ..Cluster::default() });
         }
         for set in watches.daemon_sets() {
             let desired = set.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
@@ -101,8 +105,12 @@ impl<'a> World<'a> {
     /// The cluster that serves a handler, with what there is of it.
     pub fn look(&self, handler: &HandlerView) -> Result<Found<'a>, Nowhere> {
         let namespace = handler.namespace().unwrap_or_default();
-        let names = self.clusters.keys().filter(|key| key.0 == namespace).map(|key| key.1.as_str());
-        let name = choose(handler.spec.cluster.as_deref(), names.collect(), &namespace)?;
+        let there = self.clusters.iter().filter(|(key, _)| key.0 == namespace);
+        let there: Vec<_> = there
+            .map(|(key, cluster)| belonging::Cluster { name: &key.1, created: cluster.created })
+            .collect();
+        let created = handler.creation_timestamp().map(|time| time.0);
+        let name = choose(handler.spec.cluster.as_deref(), created, &there, &namespace)?;
         let key = (namespace, name);
         let (name, empty) = (handler.meta().name.clone().unwrap_or_default(), Cluster::default());
         let cluster = self.clusters.get(&key).unwrap_or(&empty);
@@ -119,30 +127,36 @@ impl<'a> World<'a> {
     }
 }
 
-/// The named cluster, or the only one.
-fn choose(wanted: Option<&str>, mut there: Vec<&str>, namespace: &str) -> Result<String, Nowhere> {
+/// The cluster by [`belonging`], as the agents decide it too; or what to tell the user.
+fn choose<T: Ord + Copy>(
+    wanted: Option<&str>,
+    created: T,
+    clusters: &[belonging::Cluster<'_, T>],
+    namespace: &str,
+) -> Result<String, Nowhere> {
+    let mut there: Vec<_> = clusters.iter().map(|cluster| cluster.name).collect();
     there.sort_unstable();
-    let nowhere = |reason, message| Err(Nowhere { reason, message });
-    match (wanted, there.as_slice()) {
-        (Some(wanted), there) if there.contains(&wanted) => Ok(wanted.to_owned()),
-        (Some(wanted), []) => nowhere(
+    let there = there.join(", ");
+    let (reason, message) = match belonging::choose(wanted, created, clusters) {
+        Choice::Served(name) => return Ok(name.to_owned()),
+        Choice::Missing(wanted) if there.is_empty() => (
             ConditionReason::ClusterNotFound,
             format!("namespace {namespace} has no LambdaCluster {wanted}: create it"),
         ),
-        (Some(wanted), there) => nowhere(
+        Choice::Missing(wanted) => (
             ConditionReason::ClusterNotFound,
-            format!("namespace {namespace} has no LambdaCluster {wanted}; it has {}", there.join(", ")),
+            format!("namespace {namespace} has no LambdaCluster {wanted}; it has {there}"),
         ),
-        (None, [only]) => Ok((*only).to_owned()),
-        (None, []) => nowhere(
+        Choice::None => (
             ConditionReason::ClusterNotFound,
             format!("namespace {namespace} has no LambdaCluster: create one"),
         ),
-        (None, many) => nowhere(
+        Choice::Ambiguous => (
             ConditionReason::ClusterAmbiguous,
-            format!("namespace {namespace} has the LambdaClusters {}: set spec.cluster", many.join(", ")),
+            format!("namespace {namespace} has the LambdaClusters {there}: set spec.cluster"),
         ),
-    }
+    };
+    Err(Nowhere { reason, message })
 }
 
 #[cfg(test)]
@@ -150,16 +164,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_named_or_the_only_one() {
-        assert_eq!(choose(Some("b"), vec!["a", "b"], "n"), Ok("b".into()));
-        assert_eq!(choose(None, vec!["a"], "n"), Ok("a".into()));
-        let error = |wanted, there| choose(wanted, there, "n").unwrap_err();
-        let none = error(None, vec![]);
+    fn the_cluster_or_what_to_do() {
+        let choose = |wanted: Option<&str>, there: &[(&str, u8)]| {
+            let there: Vec<_> =
+                there.iter().map(|&(name, created)| belonging::Cluster { name, created }).collect();
+            super::choose(wanted, 5, &there, "n")
+        };
+        assert_eq!(choose(Some("b"), &[("a", 1), ("b", 2)]), Ok("b".into()));
+        assert_eq!(choose(None, &[("a", 1)]), Ok("a".into()));
+        assert_eq!(choose(None, &[("a", 1), ("late", 9)]), Ok("a".into()));
+        let error = |wanted, there: &[_]| choose(wanted, there).unwrap_err();
+        let none = error(None, &[]);
         assert_eq!(none.reason, ConditionReason::ClusterNotFound);
         assert!(none.message.contains("create one"));
-        let many = error(None, vec!["b", "a"]);
+        let many = error(None, &[("b", 1), ("a", 2)]);
         assert_eq!(many.reason, ConditionReason::ClusterAmbiguous);
         assert_eq!(many.message, "namespace n has the LambdaClusters a, b: set spec.cluster");
-        assert!(error(Some("c"), vec!["a"]).message.contains("it has a"));
+        assert!(error(Some("c"), &[("a", 1)]).message.contains("it has a"));
     }
 }

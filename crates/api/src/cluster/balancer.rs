@@ -30,11 +30,11 @@ pub struct LoadBalancer {
     /// An agent with this load is overloaded.
     #[schemars(range(min = 1, max = 100))]
     pub load_high_percent: i32,
-    /// Calls in flight to one agent; no limit if not given.
+    /// Calls in flight from one replica of lard to one agent; no limit if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections_per_agent: Option<i32>,
-    /// Calls that wait because every agent is full.
+    /// Calls that wait at one replica of lard, because every agent is full or none is there yet.
     pub queue: Queue,
     /// Resources of each pod.
     pub resources: Resources,

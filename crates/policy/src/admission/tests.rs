@@ -54,6 +54,19 @@ fn room_in_all_goes_to_the_longest_waiting_whose_key_has_room() {
 }
 
 #[test]
+fn a_limit_that_moves_lets_in_who_waits_and_throws_nobody_out() {
+    let mut admission = Admission::new(Limits { key_running: 9, key_waiting: 9, running: 1, ..LIMITS });
+    assert_eq!(admission.request(&'a', s(0), None), Verdict::Run);
+    let tickets = [0, 1, 2].map(|at| wait(admission.request(&'a', s(at), None)));
+    assert_eq!(admission.set_running_limit(3, s(3)), [Decision::Run(tickets[0]), Decision::Run(tickets[1])]);
+    assert_eq!(admission.set_running_limit(1, s(3)), []);
+    assert_eq!(admission.running(), 3);
+    assert_eq!(admission.finish(&'a', s(4)), []);
+    assert_eq!(admission.finish(&'a', s(4)), []);
+    assert_eq!(admission.finish(&'a', s(4)), [Decision::Run(tickets[2])]);
+}
+
+#[test]
 fn who_waits_too_long_is_told_and_makes_no_room() {
     let mut admission = Admission::new(LIMITS);
     for _ in 0..2 {

@@ -33,17 +33,25 @@ pub(super) fn roles(cluster: &ValidCluster) -> Vec<Role> {
     BOTH.map(role).into()
 }
 
-const WATCH: [&str; 3] = ["get", "list", "watch"];
+/// To follow objects of a kind.
+const WATCH: [&str; 2] = ["list", "watch"];
 
-/// The operator may give only what it has itself: the chart's role must contain these.
+/// What they do, no more. The operator may give only what it has itself: the chart's role must contain these.
 fn rules(component: Component) -> Vec<PolicyRule> {
-    let handlers = rule(labels::GROUP, &["handlers"], &WATCH);
+    let follow = |group, kind| rule(group, &[kind], &WATCH);
     match component {
-        // Secrets are read one by one, as handlers name them; nobody lists them.
-        Component::Agent => {
-            vec![handlers, rule("", &["configmaps"], &WATCH), rule("", &["secrets"], &["get"])]
+        Component::Agent => vec![
+            follow(labels::GROUP, "handlers"),
+            // Their metadata, to know whose a handler is that names none.
+            follow(labels::GROUP, "lambdaclusters"),
+            // Read one by one, as handlers name them; all are followed by their metadata.
+            rule("", &["configmaps"], &["get", "list", "watch"]),
+            // Nobody lists them.
+            rule("", &["secrets"], &["get"]),
+        ],
+        Component::Lard => {
+            vec![follow(labels::GROUP, "handlers"), follow("discovery.k8s.io", "endpointslices")]
         }
-        Component::Lard => vec![handlers, rule("discovery.k8s.io", &["endpointslices"], &WATCH)],
     }
 }
 
@@ -73,4 +81,56 @@ pub(super) fn role_bindings(cluster: &ValidCluster) -> Vec<RoleBinding> {
         }]),
     };
     BOTH.map(binding).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const CHART: &str = include_str!("../../../../charts/openlambda/templates/rbac.yaml");
+
+    /// Every single right in a list of rules.
+    fn rights(rules: &[PolicyRule]) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for rule in rules {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    all.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource}.{group}")));
+                }
+            }
+        }
+        all
+    }
+
+    /// The rules of the operator's role, which stand in the chart without templating.
+    fn operator() -> BTreeSet<String> {
+        let (_, text) = CHART.split_once("{{- define \"openlambda.rules\" -}}").unwrap();
+        let (text, _) = text.split_once("{{- end }}").unwrap();
+        let rules: Vec<PolicyRule> = serde_saphyr::from_str(text).unwrap();
+        rights(&rules)
+    }
+
+    #[test]
+    fn the_chart_gives_the_operator_what_it_gives_on() {
+        let operator = operator();
+        assert!(operator.contains("patch handlers/status.openlambda.dev"), "{operator:#?}");
+        for component in BOTH {
+            let given = rights(&rules(component));
+            let lacking: Vec<_> = given.difference(&operator).collect();
+            assert!(lacking.is_empty(), "{component:?}: {lacking:#?}");
+        }
+    }
+
+    #[test]
+    fn agents_and_lard_may_only_read() {
+        for component in BOTH {
+            for right in rights(&rules(component)) {
+                assert!(["get ", "list ", "watch "].iter().any(|verb| right.starts_with(verb)), "{right}");
+            }
+        }
+        let lard = rights(&rules(Component::Lard));
+        assert!(lard.iter().all(|right| !right.contains("secrets") && !right.contains("configmaps")));
+    }
 }

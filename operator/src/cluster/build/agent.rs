@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use openlambda_api::labels::{Component, children};
 
-use super::{ValidCluster, pod, pull_secrets, requirements};
+use super::{ValidCluster, pod};
 use crate::settings::Settings;
 
 const STATE: &str = "state";
@@ -40,45 +40,32 @@ pub(super) fn daemon_set(cluster: &ValidCluster, settings: &Settings, config_dig
 
 fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
     let spec = &cluster.spec.agent;
-    let (config_volume, config_mount) = pod::config_volume(cluster, children::WORKER_FILE);
-    let state_mount = VolumeMount {
-        name: STATE.to_owned(),
-        mount_path: children::STATE_DIR.to_owned(),
-        ..VolumeMount::default()
+    let part = pod::Part {
+        name: "agent",
+        account: children::agent(&cluster.name),
+        image: &settings.agent_image,
+        file: children::WORKER_FILE,
+        resources: &spec.resources,
+        node_selector: &spec.node_selector,
+        tolerations: &spec.tolerations,
+        priority_class: spec.priority_class_name.as_deref(),
+        grace: pod::seconds(cluster.agent_drain()) + CLEANUP_SECONDS,
     };
-    PodSpec {
-        service_account_name: Some(children::agent(&cluster.name)),
-        automount_service_account_token: Some(true),
-        enable_service_links: Some(false),
-        node_selector: pod::node_selector(&spec.node_selector),
-        tolerations: pod::tolerations(&spec.tolerations),
-        priority_class_name: spec.priority_class_name.clone(),
-        image_pull_secrets: pull_secrets(settings),
-        termination_grace_period_seconds: Some(seconds(cluster.drain()) + CLEANUP_SECONDS),
-        containers: vec![container(cluster, settings, vec![config_mount, state_mount])],
-        volumes: Some(vec![config_volume, state_volume(cluster)]),
-        ..PodSpec::default()
-    }
-}
-
-fn container(cluster: &ValidCluster, settings: &Settings, mounts: Vec<VolumeMount>) -> Container {
-    Container {
-        name: "agent".to_owned(),
-        image: Some(settings.agent_image.clone()),
-        image_pull_policy: Some(settings.image_pull_policy.clone()),
-        args: Some(pod::arguments(cluster, children::WORKER_FILE)),
-        env: Some(pod::environment()),
-        ports: Some(pod::ports()),
-        resources: requirements(&cluster.spec.agent.resources),
+    let mut container = Container {
         // Namespaces, mounts and cgroups for sandboxes; no handler gets any of it.
         security_context: Some(SecurityContext { privileged: Some(true), ..SecurityContext::default() }),
         // Until the root Zygote is up and the handlers are synced; a node may be slow.
         startup_probe: Some(pod::probe("/livez", 1, 120)),
-        liveness_probe: Some(pod::probe("/livez", 10, 6)),
-        readiness_probe: Some(pod::probe("/readyz", 1, 2)),
-        volume_mounts: Some(mounts),
-        ..Container::default()
-    }
+        ..pod::container(cluster, settings, &part)
+    };
+    container.volume_mounts.get_or_insert_default().push(VolumeMount {
+        name: STATE.to_owned(),
+        mount_path: children::STATE_DIR.to_owned(),
+        ..VolumeMount::default()
+    });
+    let mut pod = pod::spec(cluster, settings, part, container);
+    pod.volumes.get_or_insert_default().push(state_volume(cluster));
+    pod
 }
 
 /// A directory of the node that is this cluster's alone, or one that goes with the pod.
@@ -98,8 +85,4 @@ fn state_volume(cluster: &ValidCluster) -> Volume {
         }
     }
     volume
-}
-
-fn seconds(duration: std::time::Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use openlambda_api::cluster::{LoadFormula, Policy};
 use openlambda_api::labels::{self, Component, children};
+use openlambda_api::limits::TIMEOUT_MAX;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -60,12 +61,13 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
         "cg_pool_size": CGROUP_POOL,
         "max_runners": concurrency.per_instance,
         "max_instances": concurrency.max_instances,
+        "min_warm": concurrency.min_warm,
         "idle_timeout": concurrency.idle_timeout,
         "handler_cache_size": spec.agent.handler_cache.memory,
         "import_cache_size": cluster.import_cache.to_string(),
         "queue_length": spec.agent.queue.length,
         "queue_timeout": spec.agent.queue.timeout,
-        "drain_timeout": format!("{}s", cluster.drain().as_secs()),
+        "drain_timeout": format!("{}s", cluster.agent_drain().as_secs()),
         "limits": {
             "memory": limits.memory,
             "pids": limits.pids,
@@ -90,8 +92,7 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
 /// lard's file. Its servers are the EndpointSlices of the agents' Service.
 pub(super) fn balancer(cluster: &ValidCluster) -> Value {
     let balancer = &cluster.spec.load_balancer;
-    let timeout = cluster.timeout + cluster.agent_queue + cluster.balancer_queue + MARGIN;
-    json!({
+    let mut file = json!({
         "Host": "0.0.0.0",
         "Port": labels::HTTP_PORT,
         "AdminPort": labels::ADMIN_PORT,
@@ -100,17 +101,38 @@ pub(super) fn balancer(cluster: &ValidCluster) -> Value {
         "LoadLow": fraction(balancer.load_low_percent),
         "LoadHigh": fraction(balancer.load_high_percent),
         "RequestLimit": cluster.spec.handler_defaults.limits.request,
-        "Timeout": format!("{}ms", timeout.as_millis()),
+        "Timeout": format!("{}ms", cluster.balancer_timeout().as_millis()),
+        "QueueLength": balancer.queue.length,
+        "QueueTimeout": balancer.queue.timeout,
+        "DrainTimeout": format!("{}s", cluster.balancer_drain().as_secs()),
         "Servers": [],
-    })
+    });
+    if let Some(most) = balancer.max_connections_per_agent {
+        file["MaxConnPerServer"] = json!(most);
+    }
+    file
 }
 
 impl ValidCluster {
-    /// What calls in flight get when an agent or lard ends: the longest that one may take, waiting included.
-    pub(super) fn drain(&self) -> Duration {
-        let exact = self.timeout + self.agent_queue;
-        Duration::from_secs(exact.as_secs() + u64::from(exact.subsec_nanos() > 0))
+    /// What a call may take at lard if its handler has no timeout of its own. One that has gets that on top.
+    fn balancer_timeout(&self) -> Duration {
+        self.timeout + self.agent_queue + self.balancer_queue + MARGIN
     }
+
+    /// What calls in flight get when an agent ends, in whole seconds: the longest that one may take, waiting included.
+    /// Handlers have timeouts of their own, which nobody knows when the pods are made; what idles ends at once.
+    pub(super) fn agent_drain(&self) -> Duration {
+        whole_seconds(self.timeout.max(TIMEOUT_MAX) + self.agent_queue)
+    }
+
+    /// The same for lard.
+    pub(super) fn balancer_drain(&self) -> Duration {
+        whole_seconds(self.balancer_timeout() + TIMEOUT_MAX)
+    }
+}
+
+fn whole_seconds(exact: Duration) -> Duration {
+    Duration::from_secs(exact.as_secs() + u64::from(exact.subsec_nanos() > 0))
 }
 
 fn policy(policy: Policy) -> &'static str {

@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use openlambda_api::labels::{Component, children};
 
-use super::{ValidCluster, pod, pull_secrets, requirements};
+use super::{ValidCluster, pod};
 use crate::settings::Settings;
 
 /// Nobody: the user of the image.
@@ -46,47 +46,38 @@ pub(super) fn deployment(cluster: &ValidCluster, settings: &Settings, config_dig
 
 fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
     let spec = &cluster.spec.load_balancer;
-    let (volume, mount) = pod::config_volume(cluster, children::BALANCER_FILE);
-    let longest = cluster.drain() + cluster.balancer_queue;
-    let drain = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX / 2);
+    let drain = pod::seconds(cluster.balancer_drain());
+    let part = pod::Part {
+        name: "lard",
+        account: children::lard(&cluster.name),
+        image: &settings.lard_image,
+        file: children::BALANCER_FILE,
+        resources: &spec.resources,
+        node_selector: &spec.node_selector,
+        tolerations: &spec.tolerations,
+        priority_class: spec.priority_class_name.as_deref(),
+        grace: BEFORE_TERM_SECONDS + drain + CLEANUP_SECONDS,
+    };
+    let container = Container {
+        security_context: Some(locked_down()),
+        lifecycle: Some(Lifecycle { pre_stop: Some(sleep()), ..Lifecycle::default() }),
+        startup_probe: Some(pod::probe("/livez", 1, 60)),
+        ..pod::container(cluster, settings, &part)
+    };
     PodSpec {
-        service_account_name: Some(children::lard(&cluster.name)),
-        automount_service_account_token: Some(true),
-        enable_service_links: Some(false),
-        node_selector: pod::node_selector(&spec.node_selector),
-        tolerations: pod::tolerations(&spec.tolerations),
-        priority_class_name: spec.priority_class_name.clone(),
-        image_pull_secrets: pull_secrets(settings),
-        termination_grace_period_seconds: Some(BEFORE_TERM_SECONDS + drain + CLEANUP_SECONDS),
         topology_spread_constraints: Some(vec![spread(cluster)]),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".into(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
-        containers: vec![Container {
-            name: "lard".to_owned(),
-            image: Some(settings.lard_image.clone()),
-            image_pull_policy: Some(settings.image_pull_policy.clone()),
-            args: Some(pod::arguments(cluster, children::BALANCER_FILE)),
-            env: Some(pod::environment()),
-            ports: Some(pod::ports()),
-            resources: requirements(&spec.resources),
-            security_context: Some(locked_down()),
-            lifecycle: Some(Lifecycle { pre_stop: Some(sleep()), ..Lifecycle::default() }),
-            startup_probe: Some(pod::probe("/livez", 1, 60)),
-            liveness_probe: Some(pod::probe("/livez", 10, 6)),
-            readiness_probe: Some(pod::probe("/readyz", 1, 2)),
-            volume_mounts: Some(vec![mount]),
-            ..Container::default()
-        }],
-        volumes: Some(vec![volume]),
-        ..PodSpec::default()
+        security_context: Some(nobody()),
+        ..pod::spec(cluster, settings, part, container)
+    }
+}
+
+fn nobody() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+        ..PodSecurityContext::default()
     }
 }
 

@@ -1,16 +1,19 @@
 //! What the pods of agents and of lard have in common.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
-    ObjectFieldSelector, Probe, Toleration, Volume, VolumeMount,
+    ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
+    ObjectFieldSelector, PodSpec, Probe, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use openlambda_api::cluster::Resources;
 use openlambda_api::labels::{self, Component, children};
 
-use super::ValidCluster;
+use super::{ValidCluster, pull_secrets, requirements};
+use crate::settings::Settings;
 
 /// The volume with the configuration.
 const CONFIG: &str = "config";
@@ -33,7 +36,68 @@ pub(super) fn meta(cluster: &ValidCluster, component: Component, config_digest: 
     }
 }
 
-pub(super) fn ports() -> Vec<ContainerPort> {
+/// What each part fills the common frame with.
+pub(super) struct Part<'a> {
+    /// The container.
+    pub name: &'a str,
+    /// Who it is.
+    pub account: String,
+    pub image: &'a str,
+    /// Its configuration file.
+    pub file: &'a str,
+    pub resources: &'a Resources,
+    pub node_selector: &'a BTreeMap<String, String>,
+    pub tolerations: &'a [Toleration],
+    pub priority_class: Option<&'a str>,
+    /// Seconds from SIGTERM to SIGKILL.
+    pub grace: i64,
+}
+
+/// The pod around its container.
+pub(super) fn spec(
+    cluster: &ValidCluster,
+    settings: &Settings,
+    part: Part<'_>,
+    container: Container,
+) -> PodSpec {
+    PodSpec {
+        service_account_name: Some(part.account),
+        automount_service_account_token: Some(true),
+        enable_service_links: Some(false),
+        node_selector: node_selector(part.node_selector),
+        tolerations: (!part.tolerations.is_empty()).then(|| part.tolerations.to_vec()),
+        priority_class_name: part.priority_class.map(str::to_owned),
+        image_pull_secrets: pull_secrets(settings),
+        termination_grace_period_seconds: Some(part.grace),
+        containers: vec![container],
+        volumes: Some(vec![config_volume(cluster, part.file)]),
+        ..PodSpec::default()
+    }
+}
+
+/// The container, without what is each part's own.
+pub(super) fn container(cluster: &ValidCluster, settings: &Settings, part: &Part<'_>) -> Container {
+    Container {
+        name: part.name.to_owned(),
+        image: Some(part.image.to_owned()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
+        args: Some(arguments(cluster, part.file)),
+        env: Some(environment()),
+        ports: Some(ports()),
+        resources: requirements(part.resources),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 1, 2)),
+        volume_mounts: Some(vec![VolumeMount {
+            name: CONFIG.to_owned(),
+            mount_path: children::CONFIG_DIR.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]),
+        ..Container::default()
+    }
+}
+
+fn ports() -> Vec<ContainerPort> {
     let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(number),
@@ -44,7 +108,7 @@ pub(super) fn ports() -> Vec<ContainerPort> {
 }
 
 /// Who and where the pod is.
-pub(super) fn environment() -> Vec<EnvVar> {
+fn environment() -> Vec<EnvVar> {
     let field = |name: &str, path: &str| EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
@@ -65,14 +129,14 @@ pub(super) fn environment() -> Vec<EnvVar> {
 }
 
 /// The mode, the cluster and the file.
-pub(super) fn arguments(cluster: &ValidCluster, file: &str) -> Vec<String> {
+fn arguments(cluster: &ValidCluster, file: &str) -> Vec<String> {
     let file = format!("{}/{file}", children::CONFIG_DIR);
     ["kubernetes", "--cluster", &cluster.name, "--config", &file].map(str::to_owned).into()
 }
 
 /// One file of the ConfigMap, so that a pod does not see the other part's.
-pub(super) fn config_volume(cluster: &ValidCluster, file: &str) -> (Volume, VolumeMount) {
-    let volume = Volume {
+fn config_volume(cluster: &ValidCluster, file: &str) -> Volume {
+    Volume {
         name: CONFIG.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: children::config(&cluster.name),
@@ -80,14 +144,7 @@ pub(super) fn config_volume(cluster: &ValidCluster, file: &str) -> (Volume, Volu
             ..ConfigMapVolumeSource::default()
         }),
         ..Volume::default()
-    };
-    let mount = VolumeMount {
-        name: CONFIG.to_owned(),
-        mount_path: children::CONFIG_DIR.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    (volume, mount)
+    }
 }
 
 /// A probe of the admin port.
@@ -105,13 +162,14 @@ pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
     }
 }
 
+/// A grace period.
+pub(super) fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2)
+}
+
 /// The user's choice of nodes, and Linux.
-pub(super) fn node_selector(chosen: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+fn node_selector(chosen: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     let mut all = chosen.clone();
     all.entry("kubernetes.io/os".to_owned()).or_insert_with(|| "linux".to_owned());
     Some(all)
-}
-
-pub(super) fn tolerations(chosen: &[Toleration]) -> Option<Vec<Toleration>> {
-    (!chosen.is_empty()).then(|| chosen.to_vec())
 }

@@ -1,8 +1,10 @@
 //! Tests of what is built: snapshots of the smallest and of a full cluster.
 
 use std::path::Path;
+use std::time::Duration;
 
-use openlambda_config::{BalancerConfig, WorkerConfig};
+use openlambda_api::limits::TIMEOUT_MAX;
+use openlambda_config::{BalancerConfig, WorkerConfig, durations};
 use serde::Serialize;
 use serde_json::json;
 
@@ -29,6 +31,7 @@ fn full() -> serde_json::Value {
         "packages": {"indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"]},
         "loadBalancer": {
             "replicas": 3, "policy": "RoundRobin", "loadFormula": "DominantResource",
+            "maxConnectionsPerAgent": 500, "queue": {"length": 7, "timeout": "3s"},
             "service": {"type": "NodePort", "port": 8000, "nodePort": 30080, "annotations": {"a": "b"}},
         },
         "ingress": {"className": "traefik", "host": "f.example.com", "tls": {"secretName": "f-tls"}},
@@ -81,7 +84,7 @@ fn complete() {
 #[test]
 fn the_files_are_taken_by_those_who_read_them() {
     for spec in [json!({}), full()] {
-        let map = built(spec).config_maps.remove(0).data.unwrap();
+        let map = built(spec.clone()).config_maps.remove(0).data.unwrap();
         let worker = serde_json::from_str(&map["worker.json"]).unwrap();
         let worker = WorkerConfig::from_value(&worker, Path::new("/etc/openlambda/worker.json")).unwrap();
         assert_eq!((worker.listen.port(), worker.admin.port()), (8080, 9080));
@@ -90,17 +93,30 @@ fn the_files_are_taken_by_those_who_read_them() {
         let balancer = BalancerConfig::from_value(&balancer, Path::new("/etc/openlambda/b.json")).unwrap();
         assert_eq!((balancer.port, balancer.admin_port), (8080, 9080));
         assert!(balancer.timeout > worker.limits.timeout + worker.queue_timeout);
+        let limits = (balancer.max_conn_per_server, balancer.queue_length, balancer.queue_timeout.as_secs());
+        assert_eq!(limits, if spec == json!({}) { (None, 5000, 10) } else { (Some(500), 7, 3) });
     }
 }
 
 #[test]
 fn pods_live_longer_than_the_longest_call() {
-    let slow = built(json!({"handlerDefaults": {"limits": {"timeout": "10m"}}}));
+    let queues = json!({"agent": {"queue": {"timeout": "1m"}}, "loadBalancer": {"queue": {"timeout": "2m"}}});
+    let built = built(queues);
     let grace =
         |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| pod.unwrap().termination_grace_period_seconds;
-    let agent = slow.daemon_sets[0].spec.as_ref().unwrap().template.spec.as_ref();
-    let lard = slow.deployments[0].spec.as_ref().unwrap().template.spec.as_ref();
-    assert!(grace(agent) > Some(600) && grace(lard) > Some(600));
+    let agent = built.daemon_sets[0].spec.as_ref().unwrap().template.spec.as_ref();
+    let lard = built.deployments[0].spec.as_ref().unwrap().template.spec.as_ref();
+    let map = built.config_maps[0].data.as_ref().unwrap();
+    let file = |name: &str| serde_json::from_str::<serde_json::Value>(&map[name]).unwrap();
+    let drain = |text: &serde_json::Value| durations::parse(text.as_str().unwrap()).unwrap();
+    // A handler may give itself an hour, whatever the cluster's default is.
+    let hour = TIMEOUT_MAX;
+    let (worker, balancer) = (file("worker.json"), file("load_balancer.json"));
+    assert!(drain(&worker["drain_timeout"]) >= hour + Duration::from_secs(60));
+    assert!(drain(&balancer["DrainTimeout"]) >= hour + Duration::from_secs(180));
+    for (pod, file) in [(agent, &worker["drain_timeout"]), (lard, &balancer["DrainTimeout"])] {
+        assert!(grace(pod).unwrap() > i64::try_from(drain(file).as_secs()).unwrap());
+    }
 }
 
 #[test]
