@@ -11,8 +11,14 @@ use clap::ValueEnum;
 use crate::command;
 use crate::workspace::Workspace;
 
-const PACKAGES: [&str; 4] =
-    ["openlambda-node-agent", "openlambda-lard", "openlambda-admin", "openlambda-runtime-native"];
+/// Always all of them: another choice is another choice of their dependencies' features, which compiles those anew.
+const PACKAGES: [&str; 5] = [
+    "openlambda-node-agent",
+    "openlambda-lard",
+    "openlambda-admin",
+    "openlambda-operator",
+    "openlambda-runtime-native",
+];
 /// The extension as cargo names it, and as Python finds it.
 const NATIVE_BUILT: &str = "lib_openlambda.so";
 const NATIVE: &str = "_openlambda.abi3.so";

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use super::{Cluster, kind, plain};
-use crate::build::Profile;
+use crate::build::{Profile, build};
 use crate::metadata::{self, Packages};
 use crate::workspace::Workspace;
 use crate::{command, vm};
@@ -29,6 +29,9 @@ pub struct Args {
     /// The images are named localhost/openlambda-PART:TAG
     #[arg(long, default_value = "dev")]
     tag: String,
+    /// The profile of the binaries, where docker does not build them
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
     /// Load them into the cluster that runs
     #[arg(long)]
     load: bool,
@@ -69,7 +72,7 @@ impl Part {
 /// `cargo xtask image`.
 pub fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
-    let archives = images(&workspace, &args.parts, &args.tag, Profile::Release)?;
+    let archives = images(&workspace, &args.parts, &args.tag, args.profile)?;
     for archive in &archives {
         println!("{}", archive.display());
     }
@@ -81,7 +84,7 @@ pub fn images(workspace: &Workspace, parts: &[Part], tag: &str, profile: Profile
     let parts = there(&metadata::packages(workspace)?, parts)?;
     let docker = kind::docker_works();
     if !docker {
-        compile(workspace, &parts, profile)?;
+        compile(workspace, profile)?;
     }
     let folder = workspace.target.join("images");
     parts
@@ -116,21 +119,13 @@ fn with_docker(workspace: &Workspace, part: Part, image: &str, archive: &Path) -
     command::run(Command::new("docker").args(["save", "--output"]).arg(archive).arg(image))
 }
 
-fn compile(workspace: &Workspace, parts: &[Part], profile: Profile) -> Result<()> {
+fn compile(workspace: &Workspace, profile: Profile) -> Result<()> {
     if !vm::is_debian_12() {
         bail!(
             "without docker, images get the binaries built on this machine, and only those of a Debian 12 fit"
         );
     }
-    let mut cargo = command::cargo();
-    cargo.current_dir(&workspace.root).args(["build", "--profile", profile.name()]);
-    for part in parts {
-        cargo.args(["-p", &part.package()]);
-        if *part == Part::NodeAgent {
-            cargo.args(["-p", "openlambda-runtime-native"]);
-        }
-    }
-    command::run(&mut cargo)
+    build(workspace, profile).map(drop)
 }
 
 fn from_binaries(

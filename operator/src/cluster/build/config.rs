@@ -6,7 +6,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use openlambda_api::cluster::{LoadFormula, Policy};
 use openlambda_api::labels::{self, Component, children};
-use openlambda_api::limits::TIMEOUT_MAX;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -14,6 +13,8 @@ use super::ValidCluster;
 
 /// lard gives an agent this much longer than the agent takes at most, so that the agent's own answer arrives.
 const MARGIN: Duration = Duration::from_secs(5);
+/// The least that calls in flight get when a pod ends.
+const DRAIN_MIN: Duration = Duration::from_secs(60);
 /// cgroups that an agent keeps ready.
 const CGROUP_POOL: u32 = 16;
 
@@ -119,15 +120,16 @@ impl ValidCluster {
         self.timeout + self.agent_queue + self.balancer_queue + MARGIN
     }
 
-    /// What calls in flight get when an agent ends, in whole seconds: the longest that one may take, waiting included.
-    /// Handlers have timeouts of their own, which nobody knows when the pods are made; what idles ends at once.
+    /// What calls in flight get when an agent ends, in whole seconds: what a call of a handler without a timeout of its
+    /// own may take, waiting included, and never less than `DRAIN_MIN`. A handler may allow itself up to an hour, but a
+    /// pod with that grace would hold up the deletion of its namespace for half of it.
     pub(super) fn agent_drain(&self) -> Duration {
-        whole_seconds(self.timeout.max(TIMEOUT_MAX) + self.agent_queue)
+        whole_seconds(self.timeout.max(DRAIN_MIN) + self.agent_queue)
     }
 
-    /// The same for lard.
+    /// The same for lard, through which every call goes.
     pub(super) fn balancer_drain(&self) -> Duration {
-        whole_seconds(self.balancer_timeout() + TIMEOUT_MAX)
+        whole_seconds(self.balancer_timeout().max(DRAIN_MIN + self.agent_queue + self.balancer_queue))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use openlambda_api::limits::TIMEOUT_MAX;
 use openlambda_config::{BalancerConfig, WorkerConfig, durations};
 use serde::Serialize;
 use serde_json::json;
@@ -99,23 +98,25 @@ fn the_files_are_taken_by_those_who_read_them() {
 }
 
 #[test]
-fn pods_live_longer_than_the_longest_call() {
-    let queues = json!({"agent": {"queue": {"timeout": "1m"}}, "loadBalancer": {"queue": {"timeout": "2m"}}});
-    let built = built(queues);
-    let grace =
-        |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| pod.unwrap().termination_grace_period_seconds;
-    let agent = built.daemon_sets[0].spec.as_ref().unwrap().template.spec.as_ref();
-    let lard = built.deployments[0].spec.as_ref().unwrap().template.spec.as_ref();
-    let map = built.config_maps[0].data.as_ref().unwrap();
-    let file = |name: &str| serde_json::from_str::<serde_json::Value>(&map[name]).unwrap();
-    let drain = |text: &serde_json::Value| durations::parse(text.as_str().unwrap()).unwrap();
-    // A handler may give itself an hour, whatever the cluster's default is.
-    let hour = TIMEOUT_MAX;
-    let (worker, balancer) = (file("worker.json"), file("load_balancer.json"));
-    assert!(drain(&worker["drain_timeout"]) >= hour + Duration::from_secs(60));
-    assert!(drain(&balancer["DrainTimeout"]) >= hour + Duration::from_secs(180));
-    for (pod, file) in [(agent, &worker["drain_timeout"]), (lard, &balancer["DrainTimeout"])] {
-        assert!(grace(pod).unwrap() > i64::try_from(drain(file).as_secs()).unwrap());
+fn pods_live_as_long_as_their_calls() {
+    for (timeout, wanted) in [("5s", 60), ("10m", 600)] {
+        let limits = json!({"limits": {"timeout": timeout}});
+        let queues = json!({"agent": {"queue": {"timeout": "1m"}}, "loadBalancer": {"queue": {"timeout": "2m"}}, "handlerDefaults": limits});
+        let built = built(queues);
+        let grace =
+            |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| pod.unwrap().termination_grace_period_seconds;
+        let agent = built.daemon_sets[0].spec.as_ref().unwrap().template.spec.as_ref();
+        let lard = built.deployments[0].spec.as_ref().unwrap().template.spec.as_ref();
+        let map = built.config_maps[0].data.as_ref().unwrap();
+        let file = |name: &str| serde_json::from_str::<serde_json::Value>(&map[name]).unwrap();
+        let drain = |text: &serde_json::Value| durations::parse(text.as_str().unwrap()).unwrap();
+        let wanted = Duration::from_secs(wanted);
+        let (worker, balancer) = (file("worker.json"), file("load_balancer.json"));
+        assert!(drain(&worker["drain_timeout"]) >= wanted + Duration::from_secs(60));
+        assert!(drain(&balancer["DrainTimeout"]) >= wanted + Duration::from_secs(180));
+        for (pod, file) in [(agent, &worker["drain_timeout"]), (lard, &balancer["DrainTimeout"])] {
+            assert!(grace(pod).unwrap() > i64::try_from(drain(file).as_secs()).unwrap());
+        }
     }
 }
 
