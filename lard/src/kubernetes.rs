@@ -220,6 +220,7 @@ fn own(handler: &DeserializeGuard<HandlerView>, scope: &Scope) -> (String, Own) 
     let own = Own {
         request: request.and_then(|size| usize::try_from(size.bytes()).ok()),
         timeout: limits.timeout.as_ref().and_then(|span| durations::parse(span.as_str()).ok()),
+        packages: None,
     };
     (name, own)
 }
@@ -293,7 +294,11 @@ mod tests {
             own(&serde_json::from_value(value).unwrap(), &scope).1
         };
         let limits = json!({"timeout": "2m", "request": "8Mi", "memory": "1Gi"});
-        let own = Own { request: Some(8 << 20), timeout: Some(std::time::Duration::from_secs(120)) };
+        let own = Own {
+            request: Some(8 << 20),
+            timeout: Some(std::time::Duration::from_secs(120)),
+            packages: None,
+        };
         assert_eq!(of(json!({"source": {"inline": "x"}, "limits": limits})), own);
         assert_eq!(of(json!({"cluster": "other", "limits": limits})), Own::default());
         assert_eq!(of(json!({"source": {"inline": "x"}})), Own::default());

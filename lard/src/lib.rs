@@ -18,13 +18,16 @@ pub mod hold;
 pub mod kubernetes;
 pub mod limits;
 pub mod metrics;
+pub mod moves;
 pub mod proxy;
+pub mod reload;
 pub mod reply;
 pub mod route;
 pub mod server;
 pub mod settings;
 pub mod targets;
 pub mod upstream;
+pub mod view;
 
 pub use gateway::Gateway;
 pub use settings::Settings;

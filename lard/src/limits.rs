@@ -1,4 +1,5 @@
-//! What single handlers have of their own instead of the configuration's: the longest body, and their time limit.
+//! What single handlers have of their own: the longest body and the time limit instead of the configuration's, and the
+//! packages that they need.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,6 +13,8 @@ pub struct Own {
     pub request: Option<usize>,
     /// The time of a call, which the agent sees to.
     pub timeout: Option<Duration>,
+    /// The digest of the packages that it needs.
+    pub packages: Option<u64>,
 }
 
 /// All handlers that have something of their own.

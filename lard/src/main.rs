@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use openlambda_config::{BalancerConfig, durations};
 use openlambda_lard::kubernetes::{self, Scope};
-use openlambda_lard::{Gateway, Settings, admin, server};
+use openlambda_lard::{Gateway, Settings, admin, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
 /// The locality-aware balancer of OpenLambda.
@@ -102,6 +102,7 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
     if let Some(kubernetes) = kubernetes {
         follow(kubernetes, &gateway, &readiness).await?;
     }
+    tokio::spawn(reload::follow(config.clone(), Arc::clone(&gateway), kubernetes.is_none()));
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&gateway), drain.clone()));
     drop(starting);
     tracing::info!(%address, admin = %admin.address(), servers = config.servers.len(), policy = ?config.policy, "ready");

@@ -91,9 +91,10 @@ impl Metrics {
         // Of those that are gone nothing is to be seen any more.
         self.agent_inflight.reset();
         self.agent_load.reset();
-        for target in gateway.targets.view() {
-            self.agent_inflight.with_label_values(&[&target.name]).set(target.connections.into());
-            self.agent_load.with_label_values(&[&target.name]).set((target.load * 100.0).round() as i64);
+        for (server, connections, load) in gateway.targets.loads() {
+            let Some(upstream) = gateway.targets.upstream(server) else { continue };
+            self.agent_inflight.with_label_values(&[&upstream.name]).set(connections.into());
+            self.agent_load.with_label_values(&[&upstream.name]).set((load * 100.0).round() as i64);
         }
         let waiting = gateway.gate.counts().1 + gateway.hold.waiting();
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use openlambda_api::{Component, ErrorBody, Reason};
-use openlambda_policy::balance::{MoveReason, ServerId};
+use openlambda_policy::balance::{Key, MoveReason, ServerId};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Replay;
@@ -31,8 +31,10 @@ const ERROR_LIMIT: usize = 64 << 10;
 
 /// A call, ready to be sent, more than once if need be.
 pub struct Call {
-    /// The handler's name: the key of the ranking.
+    /// The handler's name.
     pub handler: String,
+    /// The digest of the packages that it needs.
+    pub packages: Option<u64>,
     /// The verb.
     pub method: Method,
     /// Path and query.
@@ -70,6 +72,11 @@ enum Attempt {
 }
 
 impl Call {
+    /// What agents are ranked by for it.
+    fn key(&self) -> Key<'_> {
+        Key { handler: &self.handler, packages: self.packages }
+    }
+
     fn guarded(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
     }
@@ -122,7 +129,7 @@ pub async fn place(
 
 /// Tries the agents in their ranking's order.
 async fn round(gateway: &Gateway, call: &Call, permit: &mut Option<Permit>) -> Round {
-    let ranking = gateway.targets.rank(&call.handler);
+    let ranking = gateway.targets.rank(&call.key());
     gateway.metrics.ranked(ranking.choice);
     let tries = ranking.candidates.len().min(MAX_TRIES);
     if tries == 0 {
@@ -133,7 +140,7 @@ async fn round(gateway: &Gateway, call: &Call, permit: &mut Option<Permit>) -> R
     for (number, server) in ranking.candidates.into_iter().take(tries).enumerate() {
         match attempt(gateway, call, server, permit).await {
             Attempt::Answered(response) => {
-                if number > 0 && gateway.targets.took_over(&call.handler, server) {
+                if number > 0 && gateway.targets.took_over(&call.key(), server) {
                     gateway.metrics.moved(MoveReason::Failover);
                 }
                 return Round::Ended(Ok(response));

@@ -225,6 +225,7 @@ async fn call(
     };
     let call = Call {
         handler: handler.into(),
+        packages: own.packages,
         method: head.method,
         uri,
         headers: head.headers,

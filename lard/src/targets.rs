@@ -8,73 +8,62 @@ use std::time::{Duration, Instant};
 use openlambda_api::LoadReport;
 use openlambda_config::{BalancerConfig, LoadFormula as Formula, PolicyName, Server};
 use openlambda_policy::balance::{
-    Balance, Lard, LardSettings, Ranking, Report, RoundRobin, Server as Ranked, ServerId, ServerState,
+    Balance, Choice, Fleet, Key, Known, Label, MoveReason, PolicyKind, Ranking, Report, Server as Ranked,
+    ServerId, Settings as PolicySettings,
 };
 use openlambda_policy::load::LoadFormula;
 use parking_lot::{Mutex, RwLock};
-use serde::Serialize;
+use uuid::Uuid;
 
+use crate::moves::{Move, Moves};
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 
+/// The policy and its parameters: they change together.
+struct Chosen {
+    policy: Box<dyn Balance>,
+    settings: PolicySettings,
+    moves: Moves,
+}
+
 /// All agents.
 pub struct Targets {
-    policy: Mutex<Box<dyn Balance>>,
+    chosen: Mutex<Chosen>,
     upstreams: RwLock<HashMap<ServerId, Arc<Upstream>>>,
     /// The next agent's id; none is given twice.
     next: AtomicU32,
     connect_timeout: Duration,
     idle_timeout: Duration,
-    formula: LoadFormula,
     epoch: Instant,
-}
-
-/// What `/debug/targets` shows of an agent.
-#[derive(Debug, Serialize)]
-pub struct TargetView {
-    /// Its name.
-    pub name: String,
-    /// `host:port`.
-    pub address: String,
-    /// Calls in flight to it.
-    pub connections: u32,
-    /// The most there may be.
-    pub max_conn: Option<u32>,
-    /// Connections open and unused.
-    pub idle_connections: usize,
-    /// Its load, 0 to 1.
-    pub load: f64,
-    /// CPU as it last reported.
-    pub cpu: Option<f64>,
-    /// Memory as it last reported.
-    pub memory: Option<f64>,
-    /// Failures in a row.
-    pub failures: u32,
-    /// For how long it is still set aside.
-    pub set_aside_ms: u128,
 }
 
 impl Targets {
     /// The agents of a configuration.
     pub fn new(config: &BalancerConfig, settings: &Settings) -> Self {
-        let formula = formula(config.load_formula);
-        let policy: Box<dyn Balance> = match config.policy {
-            PolicyName::RoundRobin => Box::new(RoundRobin::default()),
-            PolicyName::Lard => {
-                Box::new(Lard::new(LardSettings { formula, high: config.load_high, low: config.load_low }))
-            }
-        };
+        let policy = kind(config.policy).build(parameters(config), Known::default(), seed());
         let targets = Self {
-            policy: Mutex::new(policy),
+            chosen: Mutex::new(Chosen { policy, settings: parameters(config), moves: Moves::default() }),
             upstreams: RwLock::default(),
             next: AtomicU32::new(0),
             connect_timeout: settings.connect_timeout,
             idle_timeout: settings.idle_timeout,
-            formula,
             epoch: Instant::now(),
         };
         targets.replace(&config.servers);
         targets
+    }
+
+    /// This is the policy from now on. What the one before knew it knows too. False if it is no other.
+    pub fn choose(&self, config: &BalancerConfig) -> bool {
+        let (kind, settings) = (kind(config.policy), parameters(config));
+        let mut chosen = self.chosen.lock();
+        if (chosen.policy.kind(), chosen.settings) == (kind, settings) {
+            return false;
+        }
+        let known = std::mem::take(chosen.policy.known_mut());
+        chosen.policy = kind.build(settings, known, seed());
+        chosen.settings = settings;
+        true
     }
 
     /// These are the agents from now on. One that was there before keeps its connections and what is known of it.
@@ -96,22 +85,41 @@ impl Targets {
         }
         // Calls in flight to one that is gone hold it till they end.
         *self.upstreams.write() = new;
-        self.policy.lock().set_servers(fleet);
+        self.chosen.lock().policy.set_servers(fleet, self.now());
     }
 
-    /// Ranks the agents for a handler.
-    pub fn rank(&self, handler: &str) -> Ranking {
-        self.policy.lock().rank(handler, self.epoch.elapsed())
+    /// Ranks the agents for a call.
+    pub fn rank(&self, key: &Key<'_>) -> Ranking {
+        let now = self.now();
+        let mut chosen = self.chosen.lock();
+        let ranking = chosen.policy.rank(key, now);
+        if let (Choice::Moved(reason), Some(server)) = (ranking.choice, ranking.candidates.first()) {
+            let label = chosen.label(key);
+            chosen.moves.add(Move { at: now, label, server: *server, reason });
+        }
+        ranking
     }
 
     /// A call ended up elsewhere than ranked. True if the handler moved with it.
-    pub fn took_over(&self, handler: &str, server: ServerId) -> bool {
-        self.policy.lock().took_over(handler, server)
+    pub fn took_over(&self, key: &Key<'_>, server: ServerId) -> bool {
+        let now = self.now();
+        let mut chosen = self.chosen.lock();
+        let moved = chosen.policy.took_over(key, server, now);
+        if moved {
+            let label = chosen.label(key);
+            chosen.moves.add(Move { at: now, label, server, reason: MoveReason::Failover });
+        }
+        moved
     }
 
     /// The connections to an agent.
     pub fn upstream(&self, server: ServerId) -> Option<Arc<Upstream>> {
         self.upstreams.read().get(&server).cloned()
+    }
+
+    /// All of them.
+    pub fn upstreams(&self) -> HashMap<ServerId, Arc<Upstream>> {
+        self.upstreams.read().clone()
     }
 
     /// An agent answered.
@@ -120,13 +128,15 @@ impl Targets {
             cpu: r.cpu,
             memory: r.memory,
             inflight: u32::try_from(r.inflight).unwrap_or(u32::MAX),
+            costs: None,
+            zygotes: None,
         });
-        self.policy.lock().observe(server, report, self.epoch.elapsed());
+        self.chosen.lock().policy.observe(server, report, self.now());
     }
 
     /// An agent failed, or wants no more calls.
     pub fn failed(&self, server: ServerId) {
-        self.policy.lock().failed(server, self.epoch.elapsed());
+        self.chosen.lock().policy.failed(server, self.now());
     }
 
     /// Closes connections that are of no more use.
@@ -136,34 +146,64 @@ impl Targets {
         }
     }
 
-    /// What is known of the agents.
-    pub fn view(&self) -> Vec<TargetView> {
-        let now = self.epoch.elapsed();
-        let policy = self.policy.lock();
-        let upstreams = self.upstreams.read();
-        let view = |state: &ServerState| {
-            let upstream = upstreams.get(&state.server.id)?;
-            Some(TargetView {
-                name: upstream.name.clone(),
-                address: upstream.address(),
-                connections: state.connections,
-                max_conn: state.server.max_conn,
-                idle_connections: upstream.idle(),
-                load: state.load(self.formula, now).get(),
-                cpu: state.report.map(|(report, _)| report.cpu),
-                memory: state.report.map(|(report, _)| report.memory),
-                failures: state.backoff.failures(),
-                set_aside_ms: state.backoff.remaining(now).as_millis(),
-            })
-        };
-        policy.fleet().states().iter().filter_map(view).collect()
+    /// How long lard has been running.
+    pub fn now(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
-    /// Which handler is at which agent.
-    pub fn assignments(&self) -> Vec<(String, String)> {
-        let name = |id| self.upstream(id).map_or_else(String::new, |u| u.name.clone());
-        let assignments = self.policy.lock().assignments();
-        assignments.into_iter().map(|(handler, id)| (handler, name(id))).collect()
+    /// Shows what is known: the policy, its parameters, the moves of the last minutes.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&dyn Balance, PolicySettings, &Moves) -> T) -> T {
+        let chosen = self.chosen.lock();
+        at(&*chosen.policy, chosen.settings, &chosen.moves)
+    }
+
+    /// Calls in flight to each agent, and its load: 0 to 1.
+    pub fn loads(&self) -> Vec<(ServerId, u32, f64)> {
+        let now = self.now();
+        self.look(|policy, settings, _| loads(policy.fleet(), settings.formula, now))
+    }
+}
+
+impl Chosen {
+    /// What moves under this policy when a call's handler does.
+    fn label(&self, key: &Key<'_>) -> Label {
+        match self.policy.kind() {
+            PolicyKind::CostAware => Label::Handler(key.handler.into()),
+            _ => key.label(),
+        }
+    }
+}
+
+/// Calls in flight to each agent, and its load.
+pub(crate) fn loads(fleet: &Fleet, formula: LoadFormula, now: Duration) -> Vec<(ServerId, u32, f64)> {
+    let loads = fleet.loads(formula, now);
+    let both = fleet.states().iter().zip(loads);
+    both.map(|(state, load)| (state.server.id, state.connections, load.get())).collect()
+}
+
+fn parameters(config: &BalancerConfig) -> PolicySettings {
+    PolicySettings {
+        formula: formula(config.load_formula),
+        high: config.load_high,
+        low: config.load_low,
+        ..PolicySettings::default()
+    }
+}
+
+/// Chance differs between replicas.
+fn seed() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}
+
+const fn kind(name: PolicyName) -> PolicyKind {
+    match name {
+        PolicyName::RoundRobin => PolicyKind::RoundRobin,
+        PolicyName::LeastLoaded => PolicyKind::LeastLoaded,
+        PolicyName::PowerOfTwo => PolicyKind::PowerOfTwo,
+        PolicyName::ConsistentHashBoundedLoads => PolicyKind::BoundedLoads,
+        PolicyName::Lard => PolicyKind::Lard,
+        PolicyName::LardReplicated => PolicyKind::LardReplicated,
+        PolicyName::CostAware => PolicyKind::CostAware,
     }
 }
 
@@ -186,13 +226,13 @@ pub struct InFlight {
 impl InFlight {
     /// Counts a call in.
     pub fn begin(targets: &Arc<Targets>, server: ServerId) -> Self {
-        targets.policy.lock().begin(server);
+        targets.chosen.lock().policy.begin(server);
         Self { targets: Arc::clone(targets), server }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.targets.policy.lock().finish(self.server);
+        self.targets.chosen.lock().policy.finish(self.server);
     }
 }

@@ -45,12 +45,14 @@ struct Process {
     child: Child,
     address: SocketAddr,
     admin: SocketAddr,
+    /// Its configuration.
+    file: NamedTempFile,
     /// Read to its end, or lard could not write any more.
-    _log: Lines<BufReader<ChildStdout>>,
+    log: Lines<BufReader<ChildStdout>>,
 }
 
 async fn start(config: Value) -> Process {
-    let (mut command, _file) = command(&with_ports(config));
+    let (mut command, file) = command(&with_ports(config));
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
     let line =
@@ -59,19 +61,22 @@ async fn start(config: Value) -> Process {
         let value = line.split_whitespace().find_map(|word| word.strip_prefix(name));
         value.unwrap_or_else(|| panic!("no {name} in {line}")).parse().unwrap()
     };
-    Process { child, address: field("address="), admin: field("admin="), _log: log }
+    Process { child, address: field("address="), admin: field("admin="), file, log }
 }
 
 #[tokio::test]
 async fn calls_in_flight_end_before_the_process_does() {
     let permits = Arc::new(Semaphore::new(0));
     let agent = Agent::start(Kind::Slow(Arc::clone(&permits))).await;
-    let Process { mut child, address, admin, _log } = start(config("LARD", &[agent.port])).await;
+    let Process { mut child, address, admin, log: _log, .. } = start(config("LARD", &[agent.port])).await;
     let call = tokio::spawn(send(address, Request::post("/run/f").body("1".into()).unwrap()));
     until("the call is at the agent", || agent.calls() == 1).await;
 
     let targets = send(admin, Request::get("/debug/targets").body(Default::default()).unwrap()).await.json();
-    assert_eq!((&targets["servers"][0]["connections"], &targets["handlers"]["f"]), (&json!(1), &json!("w0")));
+    assert_eq!(
+        (&targets["servers"][0]["connections"], &targets["handlers"]["f"]),
+        (&json!(1), &json!(["w0"]))
+    );
     let metrics = send(admin, Request::get("/metrics").body(Default::default()).unwrap()).await.body;
     assert!(metrics.contains("openlambda_lb_agent_inflight{agent=\"w0\"} 1"), "{metrics}");
     for path in ["/livez", "/readyz"] {
@@ -95,6 +100,73 @@ async fn calls_in_flight_end_before_the_process_does() {
     assert_eq!((answer.status, answer.body.as_str()), (200, "slow"));
     let status = tokio::time::timeout(LONG, child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+async fn targets(lard: &Process) -> Value {
+    send(lard.admin, Request::get("/debug/targets").body(Default::default()).unwrap()).await.json()
+}
+
+/// Changes the file of a running lard, as an editor does: another file in its place.
+fn change(lard: &Process, key: &str, value: Value) {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(lard.file.path()).unwrap()).unwrap();
+    config[key] = value;
+    let new = lard.file.path().with_extension("new");
+    std::fs::write(&new, config.to_string()).unwrap();
+    std::fs::rename(&new, lard.file.path()).unwrap();
+}
+
+async fn until_targets(what: &str, lard: &Process, is: impl Fn(&Value) -> bool) {
+    let waiting = async {
+        while !is(&targets(lard).await) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn until_logged(lard: &mut Process, part: &str) {
+    let waiting = async { while !lard.log.next_line().await.unwrap().expect("lard ended").contains(part) {} };
+    tokio::time::timeout(LONG, waiting).await.unwrap_or_else(|_| panic!("never logged: {part}"));
+}
+
+#[tokio::test]
+async fn a_changed_file_changes_the_policy_and_the_servers_of_a_running_lard() {
+    let (a, b) = (Agent::start(Kind::Good("a")).await, Agent::start(Kind::Good("b")).await);
+    let mut lard = start(config("RoundRobin", &[a.port, b.port])).await;
+    let address = lard.address;
+    let call = || send(address, Request::post("/run/f").body("1".into()).unwrap());
+    let mut names = std::collections::HashSet::new();
+    for _ in 0..2 {
+        names.insert(call().await.body);
+    }
+    assert_eq!(names.len(), 2, "one after the other");
+    assert_eq!(targets(&lard).await["handlers"], json!({}));
+
+    change(&lard, "Policy", json!("CostAware"));
+    until_targets("the policy is another", &lard, |targets| targets["policy"] == "CostAware").await;
+    let home = call().await.body;
+    for _ in 0..5 {
+        assert_eq!(call().await.body, home, "the handler stays");
+    }
+    assert_eq!(targets(&lard).await["handlers"]["f"].as_array().unwrap().len(), 1);
+
+    // What is wrong changes nothing; what is right afterwards does.
+    change(&lard, "Policy", json!("Nearest"));
+    until_logged(&mut lard, "the configuration stays as it was").await;
+    assert_eq!(targets(&lard).await["policy"], "CostAware");
+    change(&lard, "LoadHigh", json!(0.7));
+    change(&lard, "Policy", json!("LARD/R"));
+    until_targets("the load is another", &lard, |targets| targets["load_high"] == 0.7).await;
+    assert_eq!(targets(&lard).await["policy"], "LARD/R");
+    let servers = json!([{"Name": "w1", "Host": "127.0.0.1", "Port": b.port}]);
+    change(&lard, "Servers", servers);
+    change(&lard, "Policy", json!("LARD"));
+    until_targets("one server is left", &lard, |targets| targets["servers"].as_array().unwrap().len() == 1)
+        .await;
+    assert_eq!(
+        (call().await.body, targets(&lard).await["policy"].clone()),
+        ("b 1".to_owned(), json!("LARD"))
+    );
 }
 
 async fn fails(config: &Value) -> String {
@@ -125,7 +197,7 @@ async fn a_wrong_configuration_names_its_keys() {
 
 #[tokio::test]
 async fn the_binary_ends_at_once_when_nothing_runs() {
-    let Process { mut child, address, _log, .. } = start(config("RoundRobin", &[])).await;
+    let Process { mut child, address, log: _log, .. } = start(config("RoundRobin", &[])).await;
     // An open connection without a call does not hold it up.
     let _open = TcpStream::connect(address).await.unwrap();
     let answer = try_send(address, Request::get("/status").body(Default::default()).unwrap()).await.unwrap();

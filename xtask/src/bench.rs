@@ -6,6 +6,7 @@ mod apply;
 mod create;
 mod idle;
 mod kubernetes;
+mod lard;
 mod machine;
 mod operator;
 mod report;
@@ -42,7 +43,7 @@ pub struct Args {
     quiet: u64,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum What {
     /// Cold starts against the original's steps: 20 a second, one after the other, four at once
     Create,
@@ -58,6 +59,8 @@ enum What {
         #[arg(long, default_value_t = 500)]
         handlers: u32,
     },
+    /// The balancing policies, simulated
+    Lard(lard::Args),
 }
 
 /// What a benchmark runs with.
@@ -69,6 +72,10 @@ struct Bench {
 
 /// `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<()> {
+    if let What::Lard(lard) = &args.what {
+        let svg = Workspace::find()?.target.join("bench-lard.svg");
+        return lard::run(lard, args.json.as_deref(), args.gate, &svg);
+    }
     setup::require_root("measuring")?;
     setup::run()?;
     let workspace = Workspace::find()?;
@@ -76,6 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
     let bench = Bench { workspace, built, rounds: args.rounds };
     let warning = machine::wait_until_quiet(Duration::from_secs(args.quiet));
     let mut report = match args.what {
+        What::Lard(_) => bail!("the simulation measures nothing"),
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
         What::Apply => apply::run(&bench)?,

@@ -16,16 +16,29 @@ use crate::worker::admin_port;
 /// The port of a balancer that names none.
 pub const DEFAULT_PORT: u16 = 7079;
 
+/// The keys that a running lard takes up when its file changes; for the others it must be started anew.
+pub const LIVE_KEYS: [&str; 5] = ["Policy", "LoadFormula", "LoadHigh", "LoadLow", "Servers"];
+
 /// How lard chooses a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyName {
-    /// Locality-aware: the calls of a handler stay on a server until it is overloaded.
-    Lard,
     /// One after the other.
     RoundRobin,
+    /// The least loaded.
+    LeastLoaded,
+    /// The less loaded of two at random.
+    PowerOfTwo,
+    /// By the handler's name, as long as the load allows it.
+    ConsistentHashBoundedLoads,
+    /// Locality-aware: the calls of a handler stay on a server until it is overloaded.
+    Lard,
+    /// Locality-aware with replication: a handler has as many servers as it needs.
+    LardReplicated,
+    /// Locality-aware: a handler leaves its server when to wait there costs more than to start elsewhere.
+    CostAware,
 }
 
-/// How the load of a server is computed for LARD.
+/// How the load of a server is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadFormula {
     /// Calls in flight.
@@ -40,7 +53,15 @@ pub enum LoadFormula {
     DominantResourceConnections,
 }
 
-const POLICIES: &[(&str, PolicyName)] = &[("LARD", PolicyName::Lard), ("RoundRobin", PolicyName::RoundRobin)];
+const POLICIES: &[(&str, PolicyName)] = &[
+    ("LARD", PolicyName::Lard),
+    ("RoundRobin", PolicyName::RoundRobin),
+    ("LeastLoaded", PolicyName::LeastLoaded),
+    ("PowerOfTwo", PolicyName::PowerOfTwo),
+    ("ConsistentHashBoundedLoads", PolicyName::ConsistentHashBoundedLoads),
+    ("LARD/R", PolicyName::LardReplicated),
+    ("CostAware", PolicyName::CostAware),
+];
 const FORMULAS: &[(&str, LoadFormula)] = &[
     ("Connections", LoadFormula::Connections),
     ("AverageResource", LoadFormula::AverageResource),
@@ -270,6 +291,13 @@ mod tests {
         assert_eq!(load(&value).unwrap().max_conn, None);
         value["MaxConn"] = json!(3);
         assert_eq!(load(&value).unwrap().max_conn, Some(3));
+    }
+
+    #[test]
+    fn every_policy_has_its_name() {
+        for (name, policy) in POLICIES {
+            assert_eq!(load(&json!({"Policy": name})).unwrap().policy, *policy);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod unknown;
 mod values;
 pub mod worker;
 
-pub use balancer::{BalancerConfig, LoadFormula, PolicyName, Server};
+pub use balancer::{BalancerConfig, LIVE_KEYS, LoadFormula, PolicyName, Server};
 pub use cluster::{ClusterDir, Process};
 pub use problem::{ConfigError, Problem, Problems};
 pub use sizes::Size;

@@ -10,8 +10,10 @@ pub mod admission;
 pub mod backoff;
 pub mod balance;
 pub mod belonging;
+pub mod hash;
 pub mod instances;
 pub mod load;
+pub mod simulate;
 
 /// A point in time, as the span since an epoch of the caller's choice (its own start, for example).
 pub type Time = std::time::Duration;

@@ -22,12 +22,18 @@ impl Load {
 
     /// Clamps to 0..=1; what is no number counts as full, so that it draws no work.
     pub fn new(value: f64) -> Self {
-        if value.is_nan() { Self(1.0) } else { Self(value.clamp(0.0, 1.0)) }
+        if value.is_nan() { Self(1.0) } else { Self(value.clamp(0.0, 1.0).abs()) }
     }
 
     /// The number.
     pub fn get(self) -> f64 {
         self.0
+    }
+
+    /// The load in an order of its own, exactly.
+    pub fn exact(self) -> u64 {
+        // Numbers that are not negative are in the order of their bits.
+        self.0.to_bits()
     }
 
     /// The load in steps of 5 %. Loads of the same step are ties: two replicas of lard see slightly different numbers

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use openlambda_api::LambdaCluster;
-use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec, Policy};
+use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec};
 use openlambda_api::schema::{ByteSize, Span};
 use openlambda_config::{Size, durations};
 
@@ -72,12 +72,6 @@ pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
 /// What the API has and this version does not.
 fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
     let without = "is not supported by this version: leave it out";
-    if !matches!(spec.load_balancer.policy, Policy::Lard | Policy::RoundRobin) {
-        check.unsupported(
-            "spec.loadBalancer.policy",
-            "is not supported by this version: use LARD or RoundRobin",
-        );
-    }
     if spec.registry.is_some() {
         check.unsupported("spec.registry", without);
     }
@@ -211,12 +205,11 @@ mod tests {
             json!({
                 "registry": {"embedded": {}},
                 "packages": {"credentials": {"secretName": "x"}, "allowSourceBuilds": true},
-                "loadBalancer": {"policy": "CostAware"},
                 "agent": {"importCache": {"mode": "Tree", "tree": {"configMap": {"name": "t"}}}},
             }),
         ))
         .unwrap_err();
-        assert_eq!(all.len(), 5, "{all:#?}");
+        assert_eq!(all.len(), 4, "{all:#?}");
         assert!(all.iter().all(|problem| problem.unsupported));
     }
 }

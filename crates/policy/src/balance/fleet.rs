@@ -1,8 +1,14 @@
-//! What both policies know of the servers: requests in flight, last report, back-off.
+//! What is known of the servers: requests in flight, last report, back-off.
+//!
+//! - A report ages: it counts in full for a while and then less and less.
+//! - A server that was never heard of is taken for an average one, neither idle nor full.
+//! - One that joins others is new for a while: it gets its share little by little, since all that it gets is cold.
+//! - One that failed is set aside, then probed with one call at a time until one succeeds.
 
-use super::{Report, Server, ServerId};
+use super::{Costs, Report, Server, ServerId};
 use crate::Time;
 use crate::backoff::Backoff;
+use crate::hash::{fnv, mix};
 use crate::load::{Load, LoadFormula, LoadSample};
 
 /// How long a report counts in full.
@@ -10,6 +16,12 @@ const FRESH: Time = Time::from_secs(5);
 /// In which time it then halves, again and again. A report comes with a reply, so a server that gets no calls can
 /// never say that it has become idle; without this it would never get one again.
 const HALF_LIFE: Time = Time::from_secs(5);
+/// How much the newest count of others' calls counts. They come and go between two reports: a single count is noise.
+const SMOOTH: f64 = 0.3;
+/// How long a server that joins others is new.
+const NEW_FOR: Time = Time::from_secs(10);
+/// What a new server counts for at first, compared with one that is not.
+const FIRST_SHARE: f64 = 0.1;
 
 /// One server as a policy sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +32,12 @@ pub struct ServerState {
     pub connections: u32,
     /// Its last report and when it came.
     pub report: Option<(Report, Time)>,
-    /// Calls that it had from others when it reported: those of other replicas of lard.
-    pub foreign: u32,
+    /// Calls that it has from others, other replicas of lard: a mean of what it reported lately.
+    pub foreign: f64,
     /// Whether it is set aside.
     pub backoff: Backoff,
+    /// When it joined others that were there before.
+    joined: Option<Time>,
     /// The hash of its name, for rendezvous.
     hash: u64,
 }
@@ -34,32 +48,69 @@ pub(super) enum Fitness {
     Fit,
     /// At its `MaxConn`.
     Full,
+    /// It failed, and is to be left alone or probed no more than it is.
     SetAside,
 }
 
 impl ServerState {
     fn new(server: Server) -> Self {
         let hash = fnv(&server.name);
-        Self { server, connections: 0, report: None, foreign: 0, backoff: Backoff::default(), hash }
+        Self {
+            server,
+            connections: 0,
+            report: None,
+            foreign: 0.0,
+            backoff: Backoff::default(),
+            joined: None,
+            hash,
+        }
     }
 
-    /// Its load now.
+    /// Its load now, as far as it is known from itself alone.
     pub fn load(&self, formula: LoadFormula, now: Time) -> Load {
-        let (report, weight) = match self.report {
-            Some((report, at)) => (report, weight(now.saturating_sub(at))),
-            None => (Report::default(), 0.0),
-        };
-        let foreign = (f64::from(self.foreign) * weight) as u32;
+        let weight = self.weight(now);
+        let (cpu, memory) = self.report.as_ref().map_or((0.0, 0.0), |(r, _)| (r.cpu, r.memory));
         formula.load(&LoadSample {
-            cpu: report.cpu * weight,
-            memory: report.memory * weight,
-            connections: self.connections.saturating_add(foreign),
+            cpu: cpu * weight,
+            memory: memory * weight,
+            connections: self.calls(now),
             max_conn: self.server.max_conn,
         })
     }
 
+    /// Calls that it has: ours, and those of other replicas of lard as far as they are known.
+    pub fn calls(&self, now: Time) -> u32 {
+        let foreign = (self.foreign * self.weight(now)).round() as u32;
+        self.connections.saturating_add(foreign)
+    }
+
+    /// What its report still counts for.
+    fn weight(&self, now: Time) -> f64 {
+        self.report.as_ref().map_or(0.0, |(_, at)| weight(now.saturating_sub(*at)))
+    }
+
+    /// What calls cost there, if it said so.
+    pub fn costs(&self) -> Option<Costs> {
+        self.report.as_ref().and_then(|(report, _)| report.costs)
+    }
+
+    /// Whether it has a Zygote with these packages, if it says which it has.
+    pub fn zygote(&self, packages: u64) -> Option<bool> {
+        let (report, _) = self.report.as_ref()?;
+        Some(report.zygotes.as_ref()?.contains(&packages))
+    }
+
+    /// From [`FIRST_SHARE`] to 1: what it counts for while it is new.
+    pub(super) fn share(&self, now: Time) -> f64 {
+        self.joined.map_or(1.0, |joined| {
+            let age = now.saturating_sub(joined).as_secs_f64() / NEW_FOR.as_secs_f64();
+            age.clamp(FIRST_SHARE, 1.0)
+        })
+    }
+
     pub(super) fn fitness(&self, now: Time) -> Fitness {
-        if self.backoff.is_open(now) {
+        let probed = self.backoff.failures() > 0 && self.connections > 0;
+        if self.backoff.is_open(now) || probed {
             Fitness::SetAside
         } else if self.server.max_conn.is_some_and(|max| self.connections >= max) {
             Fitness::Full
@@ -76,22 +127,10 @@ impl ServerState {
 
 fn weight(age: Time) -> f64 {
     let stale = age.saturating_sub(FRESH).as_secs_f64();
+    if stale == 0.0 {
+        return 1.0;
+    }
     0.5_f64.powf(stale / HALF_LIFE.as_secs_f64())
-}
-
-/// FNV-1a, finished by [`mix`]: the same on every machine and in every version, as replicas must agree.
-pub(super) fn fnv(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    mix(hash)
-}
-
-/// The finalizer of splitmix64: every input bit reaches every output bit.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The servers, in the order they were given.
@@ -111,17 +150,58 @@ impl Fleet {
         self.states.iter().find(|s| s.server.id == id)
     }
 
-    pub(super) fn set(&mut self, servers: Vec<Server>) {
+    /// A server and its place.
+    pub(super) fn position(&self, id: ServerId) -> Option<(usize, &ServerState)> {
+        self.states.iter().enumerate().find(|(_, state)| state.server.id == id)
+    }
+
+    /// The indices of all servers, sorted by a key; equal ones by their place.
+    pub(super) fn sorted<K: Ord>(&self, key: impl Fn(usize, &ServerState) -> K) -> Vec<usize> {
+        let mut keyed: Vec<_> = self.states.iter().enumerate().map(|(i, state)| (key(i, state), i)).collect();
+        keyed.sort_unstable();
+        keyed.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// The servers at these places.
+    pub(super) fn ids(&self, places: &[usize]) -> Vec<ServerId> {
+        places.iter().map(|index| self.states[*index].server.id).collect()
+    }
+
+    /// The loads of all servers: those of the unknown and the new in proportion to the others'.
+    pub fn loads(&self, formula: LoadFormula, now: Time) -> Vec<Load> {
+        let mut loads: Vec<Load> = self.states.iter().map(|state| state.load(formula, now)).collect();
+        let known = self.states.iter().zip(&loads).filter(|(state, _)| state.report.is_some());
+        let (count, sum) = known.fold((0_u32, 0.0), |(n, sum), (_, load)| (n + 1, sum + load.get()));
+        if count == 0 {
+            return loads;
+        }
+        let mean = sum / f64::from(count);
+        for (state, load) in self.states.iter().zip(&mut loads) {
+            let share = state.share(now);
+            if state.report.is_none() {
+                *load = Load::new(load.get().max(mean));
+            }
+            if share < 1.0 {
+                *load = Load::new((load.get() / share).max(mean * (1.0 - share)));
+            }
+        }
+        loads
+    }
+
+    pub(super) fn set(&mut self, servers: Vec<Server>, now: Time) {
         let mut old = std::mem::take(&mut self.states);
+        let others = !old.is_empty();
         for server in servers {
             let known = old.iter().position(|s| s.server.id == server.id);
             let mut state = ServerState::new(server);
+            state.joined = others.then_some(now);
             if let Some(index) = known {
                 let before = old.swap_remove(index);
                 state.connections = before.connections;
                 state.report = before.report;
                 state.foreign = before.foreign;
                 state.backoff = before.backoff;
+                state.joined = before.joined;
             }
             self.states.push(state);
         }
@@ -143,7 +223,9 @@ impl Fleet {
         let Some(state) = self.get_mut(id) else { return };
         state.backoff.succeed();
         if let Some(report) = report {
-            state.foreign = report.inflight.saturating_sub(state.connections);
+            let foreign = f64::from(report.inflight.saturating_sub(state.connections));
+            let newest = if state.report.is_some() { SMOOTH } else { 1.0 };
+            state.foreign += newest * (foreign - state.foreign);
             state.report = Some((report, now));
         }
     }

@@ -1,28 +1,39 @@
 //! One server after the other, whatever the key.
 
 use super::fleet::Fitness;
-use super::{Balance, Choice, Fleet, Ranking, ServerId};
+use super::{Balance, Choice, Key, Known, PolicyKind, Ranking};
 use crate::Time;
 
 /// The original's `RoundRobin`.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
-    fleet: Fleet,
+    known: Known,
     /// The index whose turn it is.
     next: usize,
 }
 
+impl RoundRobin {
+    /// With what is known already.
+    pub fn new(known: Known) -> Self {
+        Self { known, next: 0 }
+    }
+}
+
 impl Balance for RoundRobin {
-    fn fleet(&self) -> &Fleet {
-        &self.fleet
+    fn kind(&self) -> PolicyKind {
+        PolicyKind::RoundRobin
     }
 
-    fn fleet_mut(&mut self) -> &mut Fleet {
-        &mut self.fleet
+    fn known(&self) -> &Known {
+        &self.known
     }
 
-    fn rank(&mut self, _key: &str, now: Time) -> Ranking {
-        let states = self.fleet.states();
+    fn known_mut(&mut self) -> &mut Known {
+        &mut self.known
+    }
+
+    fn rank(&mut self, _key: &Key<'_>, now: Time) -> Ranking {
+        let states = self.known.fleet.states();
         let count = states.len();
         let mut order: Vec<(Fitness, usize)> = (0..count)
             .map(|offset| (self.next + offset) % count)
@@ -35,13 +46,5 @@ impl Balance for RoundRobin {
             self.next = (first + 1) % count;
         }
         Ranking { candidates, choice: Choice::Unbound }
-    }
-
-    fn took_over(&mut self, _key: &str, _server: ServerId) -> bool {
-        false
-    }
-
-    fn assignments(&self) -> Vec<(String, ServerId)> {
-        Vec::new()
     }
 }

@@ -1,9 +1,14 @@
-//! Golden traces worked by hand from the original's rules, and properties of both policies.
-
-use proptest::prelude::*;
+//! Golden traces worked out by hand, and properties of all policies.
 
 use super::*;
 use crate::load::LoadFormula;
+
+mod bounded;
+mod cost_aware;
+mod others;
+mod properties;
+mod replicated;
+mod servers;
 
 const NOW: Time = Time::from_secs(1000);
 
@@ -11,21 +16,43 @@ fn servers(count: u32, max_conn: Option<u32>) -> Vec<Server> {
     (0..count).map(|i| Server { id: ServerId(i), name: format!("worker-{i}"), max_conn }).collect()
 }
 
-fn lard(count: u32, max_conn: Option<u32>) -> Lard {
-    let mut lard = Lard::new(LardSettings::default());
-    lard.set_servers(servers(count, max_conn));
-    lard
+fn policy(kind: PolicyKind, count: u32, max_conn: Option<u32>) -> Box<dyn Balance> {
+    let mut policy = kind.build(Settings::default(), Known::default(), 1);
+    policy.set_servers(servers(count, max_conn), NOW);
+    policy
 }
 
-fn first(policy: &mut dyn Balance, key: &str) -> (u32, Choice) {
-    let ranking = policy.rank(key, NOW);
+fn lard(count: u32, max_conn: Option<u32>) -> Box<dyn Balance> {
+    policy(PolicyKind::Lard, count, max_conn)
+}
+
+fn rank(policy: &mut Box<dyn Balance>, handler: &str) -> Ranking {
+    policy.rank(&Key::plain(handler), NOW)
+}
+
+fn first(policy: &mut Box<dyn Balance>, handler: &str) -> (u32, Choice) {
+    let ranking = rank(policy, handler);
     (ranking.candidates[0].0, ranking.choice)
 }
 
-fn begin(policy: &mut dyn Balance, server: u32, times: u32) {
+/// So many calls of ours are under way at each server, whatever there was before.
+fn set_calls(policy: &mut Box<dyn Balance>, calls: &[u32]) {
+    for (id, count) in (0..).map(ServerId).zip(calls) {
+        while policy.fleet().get(id).unwrap().connections > 0 {
+            policy.finish(id);
+        }
+        (0..*count).for_each(|_| policy.begin(id));
+    }
+}
+
+fn begin(policy: &mut Box<dyn Balance>, server: u32, times: u32) {
     for _ in 0..times {
         policy.begin(ServerId(server));
     }
+}
+
+fn observe(policy: &mut Box<dyn Balance>, server: u32, report: Report) {
+    policy.observe(ServerId(server), Some(report), NOW);
 }
 
 /// The default thresholds and MaxConn 10: load is connections / 10, high is 4 connections, 2·high is 8, low is 2.
@@ -55,12 +82,7 @@ fn golden_trace_of_the_original_s_rules() {
     ];
     let mut lard = lard(3, Some(10));
     for (step, (connections, server, choice)) in trace.into_iter().enumerate() {
-        for (id, count) in (0..).zip(connections) {
-            while lard.fleet().get(ServerId(id)).unwrap().connections > 0 {
-                lard.finish(ServerId(id));
-            }
-            begin(&mut lard, id, count);
-        }
+        set_calls(&mut lard, &connections);
         assert_eq!(first(&mut lard, "f"), (server, choice), "step {step}");
     }
 }
@@ -93,7 +115,7 @@ fn replicas_agree_when_loads_are_equal() {
     begin(&mut two, 3, 2);
     let keys: Vec<String> = (0..200).map(|i| format!("handler-{i}")).collect();
     for key in keys.iter().rev() {
-        two.rank(key, NOW);
+        rank(&mut two, key);
     }
     let mut counts = [0_u32; 5];
     for key in &keys {
@@ -109,7 +131,7 @@ fn a_server_that_leaves_takes_only_its_own_handlers_along() {
     let mut lard = lard(4, None);
     let keys: Vec<String> = (0..100).map(|i| format!("handler-{i}")).collect();
     let before: Vec<u32> = keys.iter().map(|key| first(&mut lard, key).0).collect();
-    lard.set_servers(servers(3, None));
+    lard.set_servers(servers(3, None), NOW);
     for (key, before) in keys.iter().zip(before) {
         let (after, choice) = first(&mut lard, key);
         match before {
@@ -127,11 +149,11 @@ fn a_failed_server_is_set_aside_and_tried_again() {
     assert_eq!(first(&mut lard, "f"), (1 - home, Choice::Moved(MoveReason::Unavailable)));
     // All set aside: still candidates, and the handler stays.
     lard.failed(ServerId(1 - home), NOW);
-    assert_eq!(lard.rank("f", NOW).candidates.len(), 2);
+    assert_eq!(rank(&mut lard, "f").candidates.len(), 2);
     assert_eq!(first(&mut lard, "f"), (1 - home, Choice::Kept));
     // A new handler is placed again on whatever is back.
     let later = NOW + crate::backoff::CAP;
-    assert_eq!(lard.rank("f", later).choice, Choice::Kept);
+    assert_eq!(lard.rank(&Key::plain("f"), later).choice, Choice::Kept);
     lard.observe(ServerId(1 - home), None, NOW);
     assert_eq!(lard.fleet().get(ServerId(1 - home)).unwrap().backoff.failures(), 0);
 }
@@ -140,16 +162,18 @@ fn a_failed_server_is_set_aside_and_tried_again() {
 fn a_call_taken_over_takes_its_key_along() {
     let mut lard = lard(2, None);
     let (home, _) = first(&mut lard, "f");
-    assert!(lard.took_over("f", ServerId(1 - home)));
-    assert!(!lard.took_over("f", ServerId(1 - home)));
+    assert!(lard.took_over(&Key::plain("f"), ServerId(1 - home), NOW));
+    assert!(!lard.took_over(&Key::plain("f"), ServerId(1 - home), NOW));
     assert_eq!(first(&mut lard, "f"), (1 - home, Choice::Kept));
 }
 
 #[test]
 fn a_silent_server_s_report_fades() {
-    let settings = LardSettings { formula: LoadFormula::DominantResource, ..LardSettings::default() };
-    let mut lard = Lard::new(settings);
-    lard.set_servers(servers(2, None));
+    let settings = Settings { formula: LoadFormula::DominantResource, ..Settings::default() };
+    let mut lard = PolicyKind::Lard.build(settings, Known::default(), 0);
+    lard.set_servers(servers(2, None), NOW);
+    lard.observe(ServerId(0), Some(Report::default()), NOW);
+    lard.observe(ServerId(1), Some(Report::default()), NOW);
     let (home, _) = first(&mut lard, "f");
     lard.observe(ServerId(home), Some(Report { cpu: 0.95, ..Report::default() }), NOW);
     assert_eq!(first(&mut lard, "f"), (1 - home, Choice::Moved(MoveReason::Imbalance)));
@@ -165,88 +189,7 @@ fn calls_of_other_replicas_count() {
     let mut lard = lard(2, Some(10));
     let (home, _) = first(&mut lard, "f");
     begin(&mut lard, home, 1);
+    lard.observe(ServerId(1 - home), Some(Report::default()), NOW);
     lard.observe(ServerId(home), Some(Report { inflight: 6, ..Report::default() }), NOW);
     assert_eq!(first(&mut lard, "f"), (1 - home, Choice::Moved(MoveReason::Imbalance)));
-}
-
-#[test]
-fn round_robin_takes_turns_and_passes_over_the_failed_and_the_full() {
-    let mut policy = RoundRobin::default();
-    policy.set_servers(servers(3, Some(1)));
-    let turns = |policy: &mut RoundRobin, n| (0..n).map(|_| first(policy, "f").0).collect::<Vec<_>>();
-    assert_eq!(turns(&mut policy, 4), [0, 1, 2, 0]);
-    policy.failed(ServerId(2), NOW);
-    assert_eq!(turns(&mut policy, 4), [1, 0, 1, 0]);
-    policy.begin(ServerId(0));
-    assert_eq!(policy.rank("f", NOW).candidates, [1, 0, 2].map(ServerId));
-    policy.set_servers(Vec::new());
-    assert_eq!(policy.rank("f", NOW).candidates, []);
-}
-
-#[derive(Clone, Debug)]
-enum Event {
-    Rank(u8),
-    Begin(u32),
-    Finish(u32),
-    Fail(u32),
-    Observe(u32, f64, u32),
-    Servers(u32),
-    Pass(u64),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        4 => any::<u8>().prop_map(Event::Rank),
-        3 => (0..6_u32).prop_map(Event::Begin),
-        2 => (0..6_u32).prop_map(Event::Finish),
-        1 => (0..6_u32).prop_map(Event::Fail),
-        1 => (0..6_u32, 0.0..1.0, 0..50_u32).prop_map(|(s, cpu, n)| Event::Observe(s, cpu, n)),
-        1 => (0..6_u32).prop_map(Event::Servers),
-        1 => (0..5000_u64).prop_map(Event::Pass),
-    ]
-}
-
-/// Whatever happened, a ranking has each server once, and a kept key is where the ranking before left it.
-fn check(mut policy: impl Balance, events: Vec<Event>) -> Result<(), TestCaseError> {
-    let mut now = NOW;
-    let mut count = 0;
-    let mut left = std::collections::HashMap::new();
-    for event in events {
-        match event {
-            Event::Rank(key) => {
-                let ranking = policy.rank(&key.to_string(), now);
-                let mut ids: Vec<u32> = ranking.candidates.iter().map(|id| id.0).collect();
-                if ranking.choice == Choice::Kept {
-                    prop_assert_eq!(left.get(&key), Some(&ids[0]));
-                }
-                if let Some(id) = ids.first() {
-                    left.insert(key, *id);
-                }
-                ids.sort_unstable();
-                prop_assert_eq!(ids, (0..count).collect::<Vec<_>>());
-            }
-            Event::Begin(server) => policy.begin(ServerId(server)),
-            Event::Finish(server) => policy.finish(ServerId(server)),
-            Event::Fail(server) => policy.failed(ServerId(server), now),
-            Event::Observe(server, cpu, inflight) => {
-                policy.observe(ServerId(server), Some(Report { cpu, memory: 0.5, inflight }), now);
-            }
-            Event::Servers(n) => {
-                count = n;
-                policy.set_servers(servers(n, (n % 2 == 0).then_some(3)));
-            }
-            Event::Pass(milliseconds) => now += Time::from_millis(milliseconds),
-        }
-    }
-    Ok(())
-}
-
-proptest! {
-    #[test]
-    fn rank_is_a_permutation_of_the_servers(events in prop::collection::vec(event(), 0..200)) {
-        for formula in LoadFormula::ALL {
-            check(Lard::new(LardSettings { formula, ..LardSettings::default() }), events.clone())?;
-        }
-        check(RoundRobin::default(), events)?;
-    }
 }

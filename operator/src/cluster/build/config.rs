@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use openlambda_api::cluster::{LoadFormula, Policy};
 use openlambda_api::labels::{self, Component, children};
+use openlambda_config::LIVE_KEYS;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -26,18 +27,18 @@ pub(super) struct Config {
 }
 
 pub(super) fn config(cluster: &ValidCluster) -> Config {
-    let (worker, balancer) = (text(&worker(cluster)), text(&balancer(cluster)));
+    let (worker, balancer) = (text(&worker(cluster)), balancer(cluster));
     let mut metadata = cluster.meta(children::config(&cluster.name), Component::Agent);
     // It belongs to both parts.
     metadata.labels.get_or_insert_default().remove(labels::COMPONENT);
     Config {
         worker_digest: digest(&worker),
-        balancer_digest: digest(&balancer),
+        balancer_digest: digest(&text(&without_live(&balancer))),
         config_map: ConfigMap {
             metadata,
             data: Some(BTreeMap::from([
                 (children::WORKER_FILE.to_owned(), worker),
-                (children::BALANCER_FILE.to_owned(), balancer),
+                (children::BALANCER_FILE.to_owned(), text(&balancer)),
             ])),
             ..ConfigMap::default()
         },
@@ -114,6 +115,15 @@ pub(super) fn balancer(cluster: &ValidCluster) -> Value {
     file
 }
 
+/// What of lard's file a running lard does not take up when it changes: what its pods are replaced for.
+fn without_live(balancer: &Value) -> Value {
+    let mut rest = balancer.clone();
+    if let Some(keys) = rest.as_object_mut() {
+        LIVE_KEYS.iter().for_each(|key| drop(keys.shift_remove(*key)));
+    }
+    rest
+}
+
 impl ValidCluster {
     /// What a call may take at lard if its handler has no timeout of its own. One that has gets that on top.
     fn balancer_timeout(&self) -> Duration {
@@ -140,8 +150,12 @@ fn whole_seconds(exact: Duration) -> Duration {
 fn policy(policy: Policy) -> &'static str {
     match policy {
         Policy::RoundRobin => "RoundRobin",
-        // The validation lets only these two through.
-        _ => "LARD",
+        Policy::LeastLoaded => "LeastLoaded",
+        Policy::PowerOfTwo => "PowerOfTwo",
+        Policy::ConsistentHashBoundedLoads => "ConsistentHashBoundedLoads",
+        Policy::Lard => "LARD",
+        Policy::LardReplicated => "LARD/R",
+        Policy::CostAware => "CostAware",
     }
 }
 

@@ -98,6 +98,27 @@ fn the_files_are_taken_by_those_who_read_them() {
 }
 
 #[test]
+fn every_policy_is_one_of_lard_s() {
+    let policies = [
+        "RoundRobin",
+        "LeastLoaded",
+        "PowerOfTwo",
+        "ConsistentHashBoundedLoads",
+        "LARD",
+        "LARDR",
+        "CostAware",
+    ];
+    let mut seen = std::collections::HashSet::new();
+    for policy in policies {
+        let map = built(json!({"loadBalancer": {"policy": policy}})).config_maps.remove(0).data.unwrap();
+        let file = serde_json::from_str(&map["load_balancer.json"]).unwrap();
+        let config = BalancerConfig::from_value(&file, Path::new("/etc/openlambda/b.json")).unwrap();
+        seen.insert(format!("{:?}", config.policy));
+    }
+    assert_eq!(seen.len(), policies.len(), "{seen:?}");
+}
+
+#[test]
 fn pods_live_as_long_as_their_calls() {
     for (timeout, wanted) in [("5s", 60), ("10m", 600)] {
         let limits = json!({"limits": {"timeout": timeout}});
@@ -132,9 +153,11 @@ fn only_a_part_whose_file_changes_restarts() {
         )
     };
     let before = digest(&built(json!({})));
-    let policy = digest(&built(json!({"loadBalancer": {"policy": "RoundRobin"}})));
-    assert_eq!(before.0, policy.0);
-    assert_ne!(before.1, policy.1);
+    let timeout = digest(&built(json!({"loadBalancer": {"queue": {"timeout": "20s"}}})));
+    assert_eq!(before.0, timeout.0);
+    assert_ne!(before.1, timeout.1);
+    let live = json!({"policy": "CostAware", "loadFormula": "DominantResource", "loadHighPercent": 60});
+    assert_eq!(before, digest(&built(json!({"loadBalancer": live}))), "lard takes these up as it runs");
     assert_eq!(before, digest(&built(json!({}))));
 }
 

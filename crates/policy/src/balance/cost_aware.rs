@@ -1,0 +1,182 @@
+//! The cheapest server: where waiting for a place and starting an instance together take the least time.
+//!
+//! - A handler starts for nothing where it ran lately (its homes), for the price of a fork where a Zygote has its
+//!   packages, and for the price of an import elsewhere. The prices are those that the servers report.
+//! - The wait follows from the calls that a server has, the calls that it serves at once, and how long one takes.
+//! - A start is dearer than the time that it takes, for it takes something from others: see [`IMPORT`] and [`BUSY`].
+//! - So a handler leaves its home when to wait there is expected to take longer than to start elsewhere: with dear
+//!   starts that is LARD, with cheap ones it is the least loaded server.
+
+use std::cmp::Reverse;
+
+use super::fleet::{Fitness, ServerState};
+use super::{Balance, Choice, Costs, Fleet, Key, Known, Label, MoveReason, PolicyKind, Ranking, ServerId};
+use crate::Time;
+
+/// A home that got no call for so long is one no more: the handler's instances there are gone, or soon will be.
+const HOME_FOR: Time = Time::from_secs(60);
+/// After a call was placed where its packages had to be imported, the server is trusted to have them for so long,
+/// whatever it reports: its next reports may be older than the import.
+const TRUST: Time = Time::from_secs(2);
+/// An import counts for so many: the Zygote that it makes takes the place of another, which is imported again, and
+/// whose Zygote takes the place of a third.
+const IMPORT: u32 = 3;
+/// Where calls wait already a start counts for so many: all of them wait for it too.
+const BUSY: u32 = 4;
+/// What is assumed of servers that do not say.
+const UNKNOWN: Costs = Costs {
+    slots: 64,
+    call: Time::from_millis(20),
+    fork: Time::from_millis(3),
+    import: Time::from_millis(150),
+};
+
+/// Spills when to wait costs more than to start.
+#[derive(Debug)]
+pub struct CostAware {
+    known: Known,
+}
+
+impl CostAware {
+    /// With what is known already.
+    pub fn new(known: Known) -> Self {
+        Self { known }
+    }
+}
+
+/// How a handler would start at a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// It ran there lately.
+    Home,
+    /// A Zygote there has its packages.
+    Fork,
+    /// Its packages must be imported.
+    Import,
+}
+
+/// What is asked about a call.
+struct Question<'a> {
+    now: Time,
+    packages: Option<u64>,
+    handler_homes: &'a [(ServerId, Time)],
+    packages_homes: &'a [(ServerId, Time)],
+    /// For servers that do not say what calls cost.
+    usual: Costs,
+}
+
+impl Question<'_> {
+    fn start(&self, state: &ServerState) -> Start {
+        let used = |homes: &[(ServerId, Time)]| {
+            homes.iter().find(|(id, _)| *id == state.server.id).map(|(_, used)| *used)
+        };
+        if used(self.handler_homes).is_some() {
+            return Start::Home;
+        }
+        let Some(packages) = self.packages else { return Start::Fork };
+        let sent = used(self.packages_homes);
+        let has_zygote = state.zygote(packages).map_or(sent.is_some(), |has_zygote| {
+            has_zygote || sent.is_some_and(|sent| self.now.saturating_sub(sent) < TRUST)
+        });
+        if has_zygote { Start::Fork } else { Start::Import }
+    }
+
+    /// How long a call would take to begin at a server.
+    fn price(&self, state: &ServerState) -> Time {
+        let costs = state.costs().unwrap_or(self.usual);
+        let calls = f64::from(state.calls(self.now)) / state.share(self.now);
+        let slots = f64::from(costs.slots.max(1));
+        let before = (calls + 1.0 - slots).max(0.0);
+        let wait = costs.call.mul_f64(before / slots);
+        let (fork, import) = if before > 0.0 { (BUSY, BUSY) } else { (1, IMPORT) };
+        wait + match self.start(state) {
+            Start::Home => Time::ZERO,
+            Start::Fork => costs.fork * fork,
+            Start::Import => costs.import * import,
+        }
+    }
+}
+
+/// The mean of what servers say.
+fn usual(fleet: &Fleet) -> Costs {
+    let said = || fleet.states().iter().filter_map(ServerState::costs);
+    let count = u32::try_from(said().count()).unwrap_or(u32::MAX);
+    if count == 0 {
+        return UNKNOWN;
+    }
+    let mean = |of: fn(Costs) -> Time| said().map(of).sum::<Time>() / count;
+    let slots: u64 = said().map(|costs| u64::from(costs.slots)).sum();
+    Costs {
+        slots: u32::try_from(slots / u64::from(count)).unwrap_or(u32::MAX),
+        call: mean(|costs| costs.call),
+        fork: mean(|costs| costs.fork),
+        import: mean(|costs| costs.import),
+    }
+}
+
+impl Balance for CostAware {
+    fn kind(&self) -> PolicyKind {
+        PolicyKind::CostAware
+    }
+
+    fn known(&self) -> &Known {
+        &self.known
+    }
+
+    fn known_mut(&mut self) -> &mut Known {
+        &mut self.known
+    }
+
+    fn took_over(&mut self, key: &Key<'_>, server: ServerId, now: Time) -> bool {
+        let handler = key.handler_hash();
+        let homes = &mut self.known.homes;
+        let is_new = homes.get(handler).is_none_or(|home| home.servers.iter().all(|(id, _)| *id != server));
+        homes.add(handler, || Label::Handler(key.handler.into()), server, now);
+        is_new
+    }
+
+    fn rank(&mut self, key: &Key<'_>, now: Time) -> Ranking {
+        let Known { fleet, homes } = &mut self.known;
+        let (handler, affinity) = (key.handler_hash(), key.affinity());
+        if let Some(home) = homes.ask(handler) {
+            home.retire(now, HOME_FOR);
+        }
+        let of = |hash| homes.get(hash).map_or(&[][..], |home| &home.servers[..]);
+        let question = Question {
+            now,
+            packages: key.packages,
+            handler_homes: of(handler),
+            packages_homes: of(affinity),
+            usual: usual(fleet),
+        };
+        let order = fleet.sorted(|_, state| {
+            (state.fitness(now), question.price(state), Reverse(state.affinity(affinity)))
+        });
+        let candidates = fleet.ids(&order);
+        let Some(&best) = candidates.first() else {
+            return Ranking { candidates, choice: Choice::Unbound };
+        };
+        let choice = choice(fleet, question.handler_homes, best, now);
+        homes.add(handler, || Label::Handler(key.handler.into()), best, now);
+        if key.packages.is_some() {
+            homes.add(affinity, || key.label(), best, now);
+        }
+        Ranking { candidates, choice }
+    }
+}
+
+/// What it means for a handler with these homes that `best` is the best.
+fn choice(fleet: &Fleet, homes: &[(ServerId, Time)], best: ServerId, now: Time) -> Choice {
+    if homes.is_empty() {
+        return Choice::Assigned;
+    }
+    if homes.iter().any(|(id, _)| *id == best) {
+        return Choice::Kept;
+    }
+    let fittest = homes.iter().filter_map(|(id, _)| fleet.get(*id)).map(|state| state.fitness(now)).min();
+    Choice::Moved(match fittest {
+        None | Some(Fitness::SetAside) => MoveReason::Unavailable,
+        Some(Fitness::Full) => MoveReason::MaxConn,
+        Some(Fitness::Fit) => MoveReason::Wait,
+    })
+}

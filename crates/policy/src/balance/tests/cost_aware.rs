@@ -1,0 +1,116 @@
+//! `CostAware`.
+
+use super::*;
+
+const PACKAGES: u64 = 77;
+
+fn costs(zygotes: &[u64]) -> Report {
+    let ms = Time::from_millis;
+    let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100) };
+    Report { costs: Some(costs), zygotes: Some(zygotes.into()), ..Report::default() }
+}
+
+/// Three servers with 2 slots, 20 ms a call, 3 ms a fork, 100 ms an import; only 1 has a Zygote with f's packages.
+/// With n calls there a call waits (n + 1 - 2) · 20 ms / 2, or not at all. An import counts three times; where calls
+/// wait a start counts four times.
+///
+/// | call | calls of 0, 1, 2 | prices in ms | goes to |
+/// |---|---|---|---|
+/// | f is new | 0, 0, 0 | import 300, fork 3, import 300 | 1 |
+/// | f | 0, 2, 0 | 300, home and wait 10, 300 | 1 |
+/// | f | 0, 30, 2 | 300, home and wait 290, wait 10 + 4 · 100 | 1 |
+/// | f | 0, 32, 2 | 300, home and wait 310, wait 10 + 4 · 100 | 0, at home there too now |
+/// | f | 2, 1, 0 | home and wait 10, home 0, 300 | 1 |
+/// | h, without packages, is new | 2, 2, 1 | wait 10 + 4 · 3 = 22, the same, fork 3 | 2 |
+/// | h | 1, 2, 2 | fork 3, 22, home and wait 10 | 0 |
+#[test]
+fn golden_trace() {
+    use Choice::{Assigned, Kept, Moved};
+    let (f, h) = (Key { handler: "f", packages: Some(PACKAGES) }, Key::plain("h"));
+    let trace = [
+        (f, [0, 0, 0], 1, Assigned),
+        (f, [0, 2, 0], 1, Kept),
+        (f, [0, 30, 2], 1, Kept),
+        (f, [0, 32, 2], 0, Moved(MoveReason::Wait)),
+        (f, [2, 1, 0], 1, Kept),
+        (h, [2, 2, 1], 2, Assigned),
+        (h, [1, 2, 2], 0, Moved(MoveReason::Wait)),
+    ];
+    let mut policy = policy(PolicyKind::CostAware, 3, None);
+    for (server, zygotes) in [(0, &[][..]), (1, &[PACKAGES]), (2, &[1, 2])] {
+        observe(&mut policy, server, costs(zygotes));
+    }
+    for (step, (key, calls, server, choice)) in trace.into_iter().enumerate() {
+        set_calls(&mut policy, &calls);
+        let ranking = policy.rank(&key, NOW);
+        assert_eq!((ranking.candidates[0].0, ranking.choice), (server, choice), "step {step}");
+    }
+}
+
+#[test]
+fn handlers_with_the_same_packages_meet() {
+    let mut policy = policy(PolicyKind::CostAware, 8, None);
+    let mut servers = std::collections::BTreeSet::new();
+    for handler in ["a", "b", "c", "d", "e"] {
+        let ranking = policy.rank(&Key { handler, packages: Some(PACKAGES) }, NOW);
+        servers.insert(ranking.candidates[0]);
+    }
+    assert_eq!(servers.len(), 1, "nobody has reported yet; they meet all the same");
+    let others: std::collections::BTreeSet<_> =
+        ('a'..='z').map(|name| rank(&mut policy, &name.to_string()).candidates[0]).collect();
+    assert!(others.len() > 4, "handlers without packages spread: {others:?}");
+}
+
+#[test]
+fn a_zygote_that_is_reported_gone_is_imported_again() {
+    let mut policy = policy(PolicyKind::CostAware, 2, None);
+    observe(&mut policy, 0, costs(&[]));
+    observe(&mut policy, 1, costs(&[]));
+    let key = |handler| Key { handler, packages: Some(PACKAGES) };
+    let first = policy.rank(&key("a"), NOW).candidates[0];
+    let other = ServerId(1 - first.0);
+    observe(&mut policy, other.0, costs(&[PACKAGES]));
+    // The server that was sent the import is trusted to have made it: two forks for the price of one.
+    set_calls(&mut policy, &[0, 0]);
+    policy.begin(other);
+    policy.begin(other);
+    assert_eq!(policy.rank(&key("b"), NOW).candidates[0], first);
+    // It says long after that it has no Zygote: a wait of 10 ms and a start among others are cheaper.
+    let later = NOW + Time::from_secs(10);
+    policy.observe(first, Some(costs(&[])), later);
+    policy.observe(other, Some(costs(&[PACKAGES])), later);
+    assert_eq!(policy.rank(&key("c"), later).candidates[0], other);
+}
+
+#[test]
+fn a_home_that_was_not_used_for_a_minute_is_given_up_but_not_the_last() {
+    let mut policy = policy(PolicyKind::CostAware, 2, None);
+    observe(&mut policy, 0, costs(&[]));
+    observe(&mut policy, 1, costs(&[]));
+    let (home, _) = first(&mut policy, "f");
+    set_calls(&mut policy, &if home == 0 { [5, 0] } else { [0, 5] });
+    assert_eq!(first(&mut policy, "f"), (1 - home, Choice::Moved(MoveReason::Wait)));
+    assert_eq!(policy.assignments()[0].1.len(), 2);
+    set_calls(&mut policy, &[0, 0]);
+    policy.begin(ServerId(home));
+    policy.begin(ServerId(home));
+    for seconds in [30, 61] {
+        let ranking = policy.rank(&Key::plain("f"), NOW + Time::from_secs(seconds));
+        assert_eq!((ranking.candidates[0].0, ranking.choice), (1 - home, Choice::Kept));
+    }
+    assert_eq!(policy.assignments(), [(Label::Handler("f".into()), vec![ServerId(1 - home)])]);
+    let ranking = policy.rank(&Key::plain("f"), NOW + Time::from_secs(3600));
+    assert_eq!(ranking.choice, Choice::Kept);
+}
+
+#[test]
+fn servers_that_say_no_prices_are_taken_for_the_mean() {
+    let mut policy = policy(PolicyKind::CostAware, 2, None);
+    observe(&mut policy, 0, costs(&[]));
+    let (home, _) = first(&mut policy, "f");
+    // Two slots there as here: with two calls each wait as long, and home stays home.
+    set_calls(&mut policy, &[2, 2]);
+    assert_eq!(first(&mut policy, "f"), (home, Choice::Kept));
+    set_calls(&mut policy, &if home == 0 { [2, 1] } else { [1, 2] });
+    assert_eq!(first(&mut policy, "f"), (1 - home, Choice::Moved(MoveReason::Wait)));
+}

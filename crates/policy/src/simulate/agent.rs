@@ -1,0 +1,169 @@
+//! One simulated agent: slots, a queue, idle sandboxes and Zygotes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Scenario;
+use crate::balance::{Costs, Report};
+
+/// How much a new value counts in a mean.
+const NEW: f64 = 0.05;
+
+/// How a call started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    Warm,
+    Fork,
+    Import,
+}
+
+/// A call that waits or runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    pub function: u32,
+    /// The digest of its package set.
+    pub packages: u64,
+    /// When it arrived, in ms.
+    pub arrived: f64,
+    /// How long it runs.
+    pub exec: f64,
+    /// Which replica of lard sent it.
+    pub replica: usize,
+}
+
+/// A job that got a slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Started {
+    pub job: Job,
+    pub start: Start,
+    /// What the start took.
+    pub cost: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Agent {
+    slots: u32,
+    room: usize,
+    zygote_room: usize,
+    fork: f64,
+    import: f64,
+    busy: u32,
+    queue: VecDeque<Job>,
+    /// Idle sandboxes by handler, each with its turn in the order of use.
+    idle: HashMap<u32, Vec<u64>>,
+    order: BTreeMap<u64, u32>,
+    sandboxes: usize,
+    /// Package sets with a Zygote, each with the turn of its last use.
+    zygotes: BTreeMap<u64, u64>,
+    /// The same for reports: made anew when one comes or goes.
+    digests: Arc<[u64]>,
+    turn: u64,
+    /// Means of what was measured, in ms.
+    call: f64,
+    pub served: u64,
+}
+
+impl Agent {
+    pub fn new(scenario: &Scenario) -> Self {
+        Self {
+            slots: scenario.slots,
+            room: scenario.sandboxes,
+            zygote_room: scenario.zygotes,
+            fork: scenario.fork_ms,
+            import: scenario.cold_ms,
+            busy: 0,
+            queue: VecDeque::new(),
+            idle: HashMap::new(),
+            order: BTreeMap::new(),
+            sandboxes: 0,
+            zygotes: BTreeMap::new(),
+            digests: Arc::new([]),
+            turn: 0,
+            call: scenario.exec_ms,
+            served: 0,
+        }
+    }
+
+    /// Calls that run or wait.
+    pub fn calls(&self) -> usize {
+        self.busy as usize + self.queue.len()
+    }
+
+    pub fn enqueue(&mut self, job: Job) {
+        self.queue.push_back(job);
+    }
+
+    /// Gives a slot to the call that waits longest, if there are both.
+    pub fn next(&mut self) -> Option<Started> {
+        if self.busy == self.slots {
+            return None;
+        }
+        let job = self.queue.pop_front()?;
+        self.busy += 1;
+        let start = self.start(&job);
+        let cost = match start {
+            Start::Warm => 0.0,
+            Start::Fork => self.fork,
+            Start::Import => self.import,
+        };
+        self.call += NEW * (cost + job.exec - self.call);
+        Some(Started { job, start, cost })
+    }
+
+    /// A call is over: its sandbox is idle.
+    pub fn finish(&mut self, job: &Job) {
+        self.busy -= 1;
+        self.served += 1;
+        self.turn += 1;
+        self.idle.entry(job.function).or_default().push(self.turn);
+        self.order.insert(self.turn, job.function);
+    }
+
+    /// What it says with a reply.
+    pub fn report(&self) -> Report {
+        let time = |ms: f64| Duration::from_secs_f64(ms / 1000.0);
+        Report {
+            cpu: f64::from(self.busy) / f64::from(self.slots),
+            memory: self.sandboxes as f64 / self.room as f64,
+            inflight: self.calls() as u32,
+            costs: Some(Costs {
+                slots: self.slots,
+                call: time(self.call),
+                fork: time(self.fork),
+                import: time(self.import),
+            }),
+            zygotes: Some(Arc::clone(&self.digests)),
+        }
+    }
+
+    fn start(&mut self, job: &Job) -> Start {
+        self.turn += 1;
+        if let Some(turn) = self.idle.get_mut(&job.function).and_then(Vec::pop) {
+            self.order.remove(&turn);
+            return Start::Warm;
+        }
+        if self.sandboxes >= self.room {
+            self.evict();
+        }
+        self.sandboxes += 1;
+        if self.zygotes.insert(job.packages, self.turn).is_some() {
+            return Start::Fork;
+        }
+        if self.zygotes.len() > self.zygote_room {
+            let oldest = self.zygotes.iter().min_by_key(|(_, turn)| **turn).map(|(set, _)| *set);
+            oldest.map(|set| self.zygotes.remove(&set));
+        }
+        self.digests = self.zygotes.keys().copied().collect();
+        Start::Import
+    }
+
+    /// Gives up the sandbox that is idle longest. If all are busy there is one too many for a while.
+    fn evict(&mut self) {
+        let Some((turn, function)) = self.order.pop_first() else { return };
+        if let Some(turns) = self.idle.get_mut(&function) {
+            turns.retain(|other| *other != turn);
+        }
+        self.sandboxes -= 1;
+    }
+}
