@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::bundles::Staged;
 use crate::functions::{Function, Functions, NoFunction};
+use crate::packages::PackageSet;
 use crate::revision::Revision;
 use crate::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
 
@@ -193,7 +194,8 @@ impl Place {
         let revision = match old {
             Some(old) if Arc::ptr_eq(&old.bundle, &bundle) => old,
             _ => {
-                let revision = functions.revision(function, bundle, functions.defaults.clone());
+                let revision =
+                    functions.revision(function, bundle, functions.defaults.clone(), PackageSet::default());
                 function.install(Arc::clone(&revision));
                 revision
             }

@@ -15,6 +15,7 @@ use crate::bundles::{Bundle, Bundles};
 use crate::directory::{Directory, Place};
 use crate::gate::Gates;
 use crate::metrics::{HandlerMetrics, Metrics};
+use crate::packages::PackageSet;
 use crate::reply::Failure;
 use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
@@ -155,9 +156,15 @@ impl Functions {
     }
 
     /// A revision of a handler that is not the one that serves yet.
-    pub fn revision(&self, function: &Function, bundle: Arc<Bundle>, settings: Settings) -> Arc<Revision> {
+    pub fn revision(
+        &self,
+        function: &Function,
+        bundle: Arc<Bundle>,
+        settings: Settings,
+        packages: PackageSet,
+    ) -> Arc<Revision> {
         let former = function.serving();
-        Revision::new(&function.name, bundle, settings, &self.gates, former.as_deref())
+        Revision::new(&function.name, bundle, settings, packages, &self.gates, former.as_deref())
     }
 
     /// Forgets a handler: the next call finds none.

@@ -93,6 +93,7 @@ fn host_config(config: &WorkerConfig) -> anyhow::Result<HostConfig> {
         },
         state_dir: config.worker_dir.clone(),
         runtime_dir: runtime_dir()?,
+        packages_dir: config.packages_dir.clone(),
         python: config.python.clone(),
         cgroup_pool: config.cgroup_pool as usize,
     })

@@ -24,6 +24,7 @@ use crate::compile;
 use crate::frame::Status;
 use crate::functions::{Function, Functions};
 use crate::outcome;
+use crate::packages::PackageSet;
 use crate::revision::{Revision, entry_file};
 
 /// Archives that are fetched at a time.
@@ -123,7 +124,7 @@ impl Maker {
         {
             return Ok(serving);
         }
-        let revision = self.functions.revision(function, bundle, settings);
+        let revision = self.functions.revision(function, bundle, settings, PackageSet::default());
         let _turn = self.trials.acquire().await.map_err(closed)?;
         (self.trial)(Arc::clone(function), Arc::clone(&revision)).await?;
         Ok(revision)

@@ -43,6 +43,7 @@ impl Fixture {
             base: Base::Host,
             state_dir: dir.path().join("worker"),
             runtime_dir: runtime_dir.into(),
+            packages_dir: dir.path().join("packages"),
             python: PathBuf::from("/usr/bin/python3"),
             cgroup_pool: 4,
         };
