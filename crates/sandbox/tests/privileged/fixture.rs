@@ -90,6 +90,16 @@ impl Fixture {
         &self.0.zygote
     }
 
+    /// The store of packages.
+    pub fn store(&self) -> PathBuf {
+        self.0.dir.path().join("packages")
+    }
+
+    /// An empty folder.
+    pub fn folder(&self) -> Result<tempfile::TempDir> {
+        Ok(tempfile::tempdir_in(self.0.dir.path())?)
+    }
+
     /// A folder with a handler.
     pub fn code(&self, source: &str) -> Result<tempfile::TempDir> {
         use std::os::unix::fs::PermissionsExt;
