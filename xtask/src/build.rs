@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::command;
+use crate::uv;
 use crate::workspace::Workspace;
 
 const PACKAGES: [&str; 4] =
@@ -83,6 +84,7 @@ pub fn build(workspace: &Workspace, profile: Profile) -> Result<Built> {
     command::run(&mut cargo)?;
     let bin = workspace.target.join(profile.folder());
     let runtime = lay_out(&workspace.path("runtime"), &bin)?;
+    uv::lay_out(workspace, &bin)?;
     Ok(Built { bin, runtime })
 }
 
