@@ -202,7 +202,11 @@ impl Place {
         }
         match self.read() {
             Ok(tree) if tree.fingerprint == looked.fingerprint => Look::Fresh(revision),
-            _ => Look::Stale,
+            _ => {
+                // Whoever stages it looks again, and must not take this look for one that found nothing.
+                looked.at = None;
+                Look::Stale
+            }
         }
     }
 

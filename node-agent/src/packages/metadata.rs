@@ -54,6 +54,44 @@ fn extension_module(file: &str) -> Option<&str> {
     Some(stem.split('.').next().unwrap_or(stem))
 }
 
+/// Which of some hashes (`sha256:…`) the wheel had that uv has just installed with this cache: uv notes it beside the wheel. None if it
+/// did not, as for a wheel that was built here.
+pub fn wheel_hash(cache: &Path, candidates: &[String]) -> io::Result<Option<String>> {
+    let mut folders = Vec::new();
+    for entry in entries(cache)? {
+        if entry.file_name().to_string_lossy().starts_with("wheels-") {
+            folders.push(entry.path());
+        }
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in entries(&folder)? {
+            // Of the entry itself: links are not followed.
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() && entry.path().extension().is_some_and(|extension| extension == "http")
+            {
+                let text = fs::read(entry.path())?;
+                let noted = |hash: &&String| {
+                    let digits = hash.trim_start_matches("sha256:").as_bytes();
+                    text.windows(digits.len()).any(|part| part == digits)
+                };
+                if let Some(hash) = candidates.iter().find(noted) {
+                    return Ok(Some(hash.clone()));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other?.collect(),
+    }
+}
+
 /// Bytes that a tree takes on disk, links not followed.
 pub fn disk_usage(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt as _;

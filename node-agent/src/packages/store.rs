@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use openlambda_api::conditions::ConditionReason;
 use openlambda_policy::packages::{OnDisk, to_evict};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::PackageError;
 use super::lock::Pin;
-use super::{Package, metadata};
+use super::{Package, metadata, uv};
 
 /// The folder that sandboxes see as `/packages`.
 pub const INSTALLED: &str = "installed";
@@ -67,6 +68,25 @@ struct About {
     version: String,
     imports: Vec<String>,
     bytes: u64,
+    /// The wheel had one of these; none: nothing is known.
+    #[serde(default)]
+    hashes: Vec<String>,
+}
+
+impl About {
+    /// Whether what is here is what the pin means: the same version with other contents is not.
+    fn check(&self, pin: &Pin) -> Result<(), PackageError> {
+        let right = !self.hashes.is_empty() && self.hashes.iter().all(|hash| pin.hashes.contains(hash));
+        if pin.hashes.is_empty() || right {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is on this node with the hash {}, which is none of those that are asked for: name that one too, or another version",
+            pin.text(),
+            self.hashes.first().map_or("(unknown)", String::as_str)
+        );
+        Err(PackageError::lasting(ConditionReason::HashMismatch, message))
+    }
 }
 
 /// The right to install a package, or the package, if somebody was first.
@@ -173,14 +193,13 @@ impl Store {
     /// The package if it is there and nobody is about to remove it.
     pub fn look(&self, pin: &Pin) -> Result<Option<Arc<Package>>, PackageError> {
         let folder = pin.folder();
-        if let Some(known) = self.known.lock().get(&folder) {
-            return Ok(Some(Arc::clone(&known.package)));
-        }
         let lock = self.lock_of(&folder)?;
         if flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
             return Ok(None);
         }
-        Ok(self.about(&folder).map(|about| self.enter(about, lock)))
+        let Some(about) = self.about(&folder) else { return Ok(None) };
+        about.check(pin)?;
+        Ok(Some(self.enter(about, lock)))
     }
 
     fn lock_of(&self, folder: &str) -> Result<File, PackageError> {
@@ -196,6 +215,7 @@ impl Store {
         loop {
             on("lock", &path, flock(&lock, FlockOperation::LockShared).map_err(Into::into))?;
             if let Some(about) = self.about(&folder) {
+                about.check(pin)?;
                 return Ok(Claim::There(self.enter(about, lock)));
             }
             on("lock", &path, flock(&lock, FlockOperation::LockExclusive).map_err(Into::into))?;
@@ -220,7 +240,7 @@ impl Store {
         // If it fails the package looks older than it is.
         let _ = lock.set_modified(SystemTime::now());
         let folder = format!("{}-{}", about.name, about.version);
-        let About { name, version, imports, bytes } = about;
+        let About { name, version, imports, bytes, hashes: _ } = about;
         let mut known = self.known.lock();
         let entry = known.entry(folder.clone()).or_insert_with(|| Known {
             package: Arc::new(Package { name, version, folder, imports, bytes }),
@@ -236,7 +256,12 @@ impl Store {
         on("take over", &from, take_over(&from, geteuid().as_raw()))?;
         let imports = on("read the metadata in", &from, metadata::imports(&from))?;
         let bytes = on("measure", &from, metadata::disk_usage(&from))?;
-        let about = About { name: pin.name.clone(), version: pin.version.clone(), imports, bytes };
+        let cache = job.path.join(uv::CACHE);
+        let hashes = match on("look for the hash in", &cache, metadata::wheel_hash(&cache, &pin.hashes))? {
+            Some(hash) => vec![hash],
+            None => pin.hashes.clone(),
+        };
+        let about = About { name: pin.name.clone(), version: pin.version.clone(), imports, bytes, hashes };
         let path = self.root.join(ABOUT).join(format!("{folder}.json"));
         let text = serde_json::to_vec(&about).map_err(|error| PackageError::ours(error.to_string()))?;
         on("write", &path, fs::write(&path, text))?;
@@ -261,26 +286,25 @@ impl Store {
         self.release_unused();
         let there = self.on_disk()?;
         let folders: Vec<&String> = there.keys().collect();
-        let packages: Vec<_> = there.values().enumerate().map(|(key, one)| OnDisk { key, ..*one }).collect();
-        let budget = self.budget.saturating_sub(more);
-        let mut total: u64 = packages.iter().map(|one| one.bytes).sum();
-        for key in to_evict(budget, &packages) {
-            if self.evict(folders[key])? {
-                total -= packages[key].bytes;
+        let mut packages: Vec<_> =
+            there.values().enumerate().map(|(key, one)| OnDisk { key, ..*one }).collect();
+        loop {
+            let used: u64 = packages.iter().filter(|one| one.in_use).map(|one| one.bytes).sum();
+            // Nothing is given up for what does not fit all the same.
+            if used.saturating_add(more) > self.budget {
+                let message = format!(
+                    "{more} bytes do not fit beside the {used} bytes of packages that are in use: the budget is {} \
+                     (packages_size, spec.agent.storage.size)",
+                    self.budget
+                );
+                return Err(PackageError::passing(ConditionReason::DiskFull, message));
             }
+            let Some(key) = to_evict(self.budget - more, &packages).first().copied() else { return Ok(()) };
+            let evicted = self.evict(folders[key])?;
+            packages.retain(|one| one.key != key || !evicted);
+            // Another worker uses it.
+            packages.iter_mut().filter(|one| one.key == key).for_each(|one| one.in_use = true);
         }
-        if total > budget {
-            let message = format!(
-                "{more} bytes of packages do not fit beside the {total} that are in use: the budget is {} (packages_size, \
-                 spec.agent.storage.size)",
-                self.budget
-            );
-            return Err(PackageError::passing(
-                openlambda_api::conditions::ConditionReason::DiskFull,
-                message,
-            ));
-        }
-        Ok(())
     }
 
     /// Gives up the shared locks of packages that nothing of this worker refers to any more.
@@ -464,6 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn the_same_version_with_another_hash_is_another_thing() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path(), u64::MAX);
+        let hash = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let of =
+            |digits: &[&str]| Pin { hashes: digits.iter().map(|one| hash(one)).collect(), ..pin("a", "1") };
+        let Claim::Install(right) = store.claim(&of(&["1", "2"])).unwrap() else { panic!("it is there") };
+        let job = store.job().unwrap();
+        fill(&job, &pin("a", "1"), 1);
+        let cache = job.path.join("cache/wheels-v8/pypi/a");
+        fs::create_dir_all(&cache).unwrap();
+        fs::write(cache.join("1-py3-none-any.http"), format!("\0sha256\0{}", "2".repeat(64))).unwrap();
+        store.adopt(&job, &of(&["1", "2"]), right).unwrap();
+        for fits in [of(&["2"]), of(&["3", "2"]), pin("a", "1")] {
+            assert!(store.look(&fits).unwrap().is_some(), "{fits:?}");
+        }
+        let other = store.look(&of(&["1"])).unwrap_err();
+        assert_eq!(other.reason, ConditionReason::HashMismatch);
+        assert!(matches!(store.claim(&of(&["1"])), Err(error) if error == other));
+    }
+
+    #[test]
     fn links_are_no_part_of_a_package() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path(), u64::MAX);
@@ -510,7 +556,7 @@ mod tests {
         drop(used);
         let theirs = install(&other, &pin("used", "1"), 100_000).unwrap();
         let full = install(&store, &pin("fourth", "1"), 100_000).unwrap_err();
-        assert_eq!(full.reason, openlambda_api::conditions::ConditionReason::DiskFull);
+        assert_eq!(full.reason, ConditionReason::DiskFull);
         assert!(
             root.path().join("store/installed/used-1").exists() && full.message.contains("packages_size"),
             "{full}"

@@ -19,6 +19,8 @@ pub const CONSTRAINTS: &str = "constraints.txt";
 pub const LOCK: &str = "lock.txt";
 /// Certificates to trust.
 pub const CERTIFICATES: &str = "ca.pem";
+/// uv's cache in the job's folder.
+pub const CACHE: &str = "cache";
 /// The longest message of uv that is passed on.
 const MESSAGE_MAX: usize = 2000;
 
