@@ -6,7 +6,11 @@ ARG BINARIES=compiled
 
 FROM rust:1.95-bookworm AS compiled
 WORKDIR /src
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip
 COPY . .
+RUN pip download --no-deps --only-binary :all: --require-hashes --dest /tmp/uv --requirement images/uv.txt \
+ && python3 -m zipfile -e /tmp/uv/*.whl /tmp/uv/unpacked \
+ && install -D /tmp/uv/unpacked/*.data/scripts/uv /out/usr/bin/uv
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,sharing=locked \
     cargo build --release --locked -p openlambda-node-agent -p openlambda-runtime-native \
  && install -D --strip target/release/openlambda-node-agent /out/usr/bin/openlambda-node-agent \

@@ -104,6 +104,7 @@ class Server:
         began = time.perf_counter_ns()
         os.environ.update(meta.get("env", {}))
         try:
+            see_packages(meta.get("packages", ()))
             handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
             if (threads := meta.get("threads", 1)) > 1:
                 self.threads = Threads(self, threads)
@@ -188,11 +189,15 @@ def module_file(entrypoint):
     return module, function, "/handler/" + module.replace(".", "/") + ".py"
 
 
+def see_packages(folders):
+    """Makes the packages importable that the handler asked for, and no others of the node's."""
+    sys.path.extend("/packages/" + folder for folder in folders)
+
+
 def load_handler(entrypoint, code):
     name, function, path = module_file(entrypoint)
     # No byte code is written beside the handler's files, and none is looked for in folders that are not there.
     sys.path.insert(0, "/handler")
-    sys.path.insert(0, "/packages")
     module = types.ModuleType(name)
     module.__file__ = path
     module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin=path)

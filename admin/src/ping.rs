@@ -18,8 +18,16 @@ pub fn url(base: &str) -> String {
     format!("{base}/status")
 }
 
+/// The longest answer that is read.
+const LIMIT: u64 = 64 << 20;
+
 /// Gets `/status` of a base URL; the error says why there is no answer.
 pub fn ask(base: &str, timeout: Duration) -> Result<Answer, String> {
+    get(&url(base), timeout)
+}
+
+/// Gets a URL of a process of the cluster.
+pub fn get(url: &str, timeout: Duration) -> Result<Answer, String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -28,9 +36,9 @@ pub fn ask(base: &str, timeout: Duration) -> Result<Answer, String> {
         .max_redirects(0)
         .build()
         .into();
-    let mut response = agent.get(url(base)).call().map_err(|error| error.to_string())?;
+    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
     let body =
-        response.body_mut().with_config().limit(4096).read_to_string().map_err(|error| error.to_string())?;
+        response.body_mut().with_config().limit(LIMIT).read_to_string().map_err(|error| error.to_string())?;
     let status = response.status();
     Ok(Answer { status: status.as_u16(), status_line: status.to_string(), body: body.trim_end().to_owned() })
 }

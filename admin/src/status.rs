@@ -1,11 +1,13 @@
 //! `admin status`: one line per process that was started.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use openlambda_config::{BalancerConfig, ClusterDir, ConfigError, Process, WorkerConfig};
+use serde_json::Value;
 
 use crate::args::Status;
 use crate::process::{self, State};
@@ -27,6 +29,9 @@ pub fn run(args: &Status, out: &mut dyn Write) -> Result<ExitCode> {
         let (well, line) = line(&cluster, process);
         all_well &= well;
         let _ = writeln!(out, "{line}");
+        for line in handlers(&cluster, process) {
+            let _ = writeln!(out, "  {line}");
+        }
     }
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -38,6 +43,31 @@ pub fn local_url(cluster: &ClusterDir, process: Process) -> Result<String, Confi
         Process::Balancer => BalancerConfig::load(file).map(|config| config.local_url()),
         Process::Worker(_) => WorkerConfig::load(file).map(|config| config.local_url()),
     }
+}
+
+/// A line for each handler of a worker that has packages, or cannot have them. A worker that does not say has none.
+fn handlers(cluster: &ClusterDir, process: Process) -> Vec<String> {
+    let Process::Worker(_) = process else { return Vec::new() };
+    let Ok(config) = WorkerConfig::load(cluster.config(process)) else { return Vec::new() };
+    let url = format!("http://{}/debug/state", SocketAddr::new(config.local_ip(), config.admin.port()));
+    let state =
+        ping::get(&url, ANSWER_WITHIN).ok().and_then(|answer| serde_json::from_str(&answer.body).ok());
+    state.map(|state| described(&state)).unwrap_or_default()
+}
+
+fn described(state: &Value) -> Vec<String> {
+    let handlers = state["handlers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let line = |handler: &Value| {
+        let name = handler["name"].as_str()?;
+        let packages = handler["packages"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let packages: Vec<_> = packages.collect();
+        match handler["trouble"].as_str() {
+            Some(trouble) => Some(format!("{name}: {trouble}")),
+            None if packages.is_empty() => None,
+            None => Some(format!("{name}: {}", packages.join(" "))),
+        }
+    };
+    handlers.iter().filter_map(line).collect()
 }
 
 fn line(cluster: &ClusterDir, process: Process) -> (bool, String) {
@@ -56,5 +86,23 @@ fn line(cluster: &ClusterDir, process: Process) -> (bool, String) {
         Err(error) => {
             (false, format!("{shown} => no answer: {error}; see {}", cluster.log(process).display()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_there_is_to_say_of_handlers() {
+        let state = json!({"handlers": [
+            {"name": "a", "packages": ["idna==3.10", "six==1"], "trouble": null},
+            {"name": "b", "packages": [], "trouble": "NoWheel: x"},
+            {"name": "c", "packages": [], "trouble": null},
+        ]});
+        assert_eq!(described(&state), ["a: idna==3.10 six==1", "b: NoWheel: x"]);
+        assert!(described(&json!({})).is_empty());
     }
 }

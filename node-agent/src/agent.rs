@@ -14,6 +14,7 @@ use crate::functions::{Functions, Source};
 use crate::gate::Gates;
 use crate::load::{Load, Sampler};
 use crate::metrics::Metrics;
+use crate::packages::{Installer, Packages, locked};
 use crate::pool::Pool;
 use crate::revision::{Settings, wide};
 use crate::zygotes::Zygotes;
@@ -34,6 +35,8 @@ pub struct Agent {
     pub pool: Arc<Pool>,
     /// Where new ones come from.
     pub zygotes: Arc<Zygotes>,
+    /// What they import.
+    pub packages: Arc<Packages>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How busy the machine is.
@@ -56,13 +59,22 @@ impl Agent {
     ) -> io::Result<Arc<Self>> {
         let drain = Drain::new();
         let bundles = Bundles::open(config.worker_dir.join("bundles"))?;
+        let packages = Packages::open(&config)?;
         let queue = wide(config.queue_length.into());
         let gates = Gates::new(queue, WAITING.max(queue), config.queue_timeout, drain.clone());
-        let functions = Functions::new(source, bundles, gates, Settings::of(&config), Arc::clone(&metrics));
+        let functions = Functions::new(
+            source,
+            bundles,
+            gates,
+            Settings::of(&config),
+            Installer::of(&packages),
+            Arc::clone(&metrics),
+        );
         Ok(Arc::new(Self {
             functions: Arc::new(functions),
             pool: Pool::new(config.handler_cache.bytes(), config.pause_after),
             zygotes: Zygotes::new(),
+            packages,
             load: Arc::default(),
             creating: AtomicUsize::new(0),
             config,
@@ -112,7 +124,11 @@ impl Agent {
             .map(|function| {
                 let (running, waiting) =
                     function.serving().map_or((0, 0), |revision| revision.gate.counts());
-                json!({ "name": &*function.name, "digest": function.digest(), "running": running, "waiting": waiting })
+                let packages = function.serving().map(|revision| locked(&revision.packages)).unwrap_or_default();
+                json!({
+                    "name": &*function.name, "digest": function.digest(), "running": running, "waiting": waiting,
+                    "packages": packages, "trouble": function.trouble(),
+                })
             })
             .collect();
         let status = self.status().err().unwrap_or("ready");

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openlambda_api::HandlerName;
 use openlambda_api::name::InvalidName;
+use openlambda_api::{HandlerName, Reason};
 use parking_lot::Mutex;
 
 use crate::bundles::Staged;
 use crate::functions::{Function, Functions, NoFunction};
+use crate::packages::{PackageError, PackageSet, Requirements, in_bundle};
+use crate::reply::Failure;
 use crate::revision::Revision;
 use crate::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
 
@@ -19,6 +21,8 @@ use crate::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A directory with more entries is looked at by a blocking thread, after the call that finds it due.
 const SMALL: usize = 64;
+/// A call waits so long for packages that are being installed; they are installed all the same. Less than lard gives a call.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A directory with one directory per handler.
 #[derive(Debug)]
@@ -45,6 +49,21 @@ struct Looked {
     settled: bool,
     entries: usize,
     at: Option<Instant>,
+}
+
+/// What came of a look at the directory that had changed.
+enum Copied {
+    /// It has not.
+    Same(Arc<Revision>),
+    New(Box<Snapshot>),
+}
+
+/// A copy of the directory.
+struct Snapshot {
+    staged: Staged,
+    wanted: Result<Requirements, PackageError>,
+    entry: Stamp,
+    at: Instant,
 }
 
 /// Whether the revision can be used.
@@ -85,8 +104,8 @@ impl Directory {
             Look::Missing => Err(forget(functions, &function)),
             Look::Stale => match stage(functions, &function).await {
                 Ok(revision) => Ok((function, revision)),
-                Err(TreeError::Missing(_)) => Err(forget(functions, &function)),
-                Err(error) => Err(NoFunction::Tree(parse(name)?, error)),
+                Err(NoFunction::Tree(_, TreeError::Missing(_))) => Err(forget(functions, &function)),
+                Err(error) => Err(error),
             },
         }
     }
@@ -115,19 +134,36 @@ fn forget(functions: &Functions, function: &Arc<Function>) -> NoFunction {
     }
 }
 
-/// Brings the revision up to date; all who want it wait for one copy.
-async fn stage(functions: &Arc<Functions>, function: &Arc<Function>) -> Result<Arc<Revision>, TreeError> {
-    let Some(place) = &function.place else { return Err(TreeError::Missing(PathBuf::new())) };
+/// Brings the revision up to date; all who want it wait for one copy, and for the packages that it needs.
+async fn stage(functions: &Arc<Functions>, function: &Arc<Function>) -> Result<Arc<Revision>, NoFunction> {
+    let name = parse(&function.name)?;
+    let tree = |error| NoFunction::Tree(name.clone(), error);
+    let Some(place) = &function.place else { return Err(tree(TreeError::Missing(PathBuf::new()))) };
     let _turn = place.staging.lock().await;
     if let Look::Fresh(revision) = place.look() {
         return Ok(revision);
     }
-    let (functions, this) = (Arc::clone(functions), Arc::clone(function));
-    let staged = tokio::task::spawn_blocking(move || match &this.place {
-        Some(place) => place.stage(&functions, &this),
+    let (functions_too, this) = (Arc::clone(functions), Arc::clone(function));
+    let copied = tokio::task::spawn_blocking(move || match &this.place {
+        Some(place) => place.copy(&functions_too),
         None => Err(TreeError::Missing(PathBuf::new())),
     });
-    staged.await.map_err(|error| TreeError::io(&place.directory, io::Error::other(error)))?
+    let copied =
+        copied.await.map_err(|error| tree(TreeError::io(&place.directory, io::Error::other(error))))?;
+    let copy = match copied.map_err(tree)? {
+        Copied::Same(revision) => return Ok(revision),
+        Copied::New(copy) => copy,
+    };
+    let failed = |error: PackageError| {
+        function.fail(Failure::agent(Reason::InstallFailed, error.to_string()));
+        NoFunction::Packages(name.clone(), error)
+    };
+    let wanted = copy.wanted.clone().map_err(failed)?;
+    let installed = functions.installer.ensure(name.as_str(), wanted, None);
+    match tokio::time::timeout(PATIENCE, installed).await {
+        Ok(installed) => Ok(place.serve(functions, function, *copy, installed.map_err(failed)?.set)),
+        Err(_) => Err(NoFunction::Installing(name)),
+    }
 }
 
 fn parse(name: &str) -> Result<HandlerName, InvalidName> {
@@ -166,7 +202,11 @@ impl Place {
         }
         match self.read() {
             Ok(tree) if tree.fingerprint == looked.fingerprint => Look::Fresh(revision),
-            _ => Look::Stale,
+            _ => {
+                // Whoever stages it looks again, and must not take this look for one that found nothing.
+                looked.at = None;
+                Look::Stale
+            }
         }
     }
 
@@ -174,7 +214,8 @@ impl Place {
         Tree::read(&self.directory, Path::new(ENTRY_FILE))
     }
 
-    fn stage(&self, functions: &Functions, function: &Arc<Function>) -> Result<Arc<Revision>, TreeError> {
+    /// Copies what is there, unless it is what serves. Blocking.
+    fn copy(&self, functions: &Functions) -> Result<Copied, TreeError> {
         let at = Instant::now();
         // Before the copy: an edit after this shows as a different stamp at the next call.
         let entry = Stamp::of(&self.entry).map_err(|source| TreeError::io(&self.entry, source))?;
@@ -183,17 +224,34 @@ impl Place {
             (looked.revision.clone(), looked.settled, looked.fingerprint)
         };
         // Of an unsettled one only the contents tell whether it is still the same.
-        if let Some(old) = old.clone().filter(|_| settled)
+        if let Some(old) = old.filter(|_| settled)
             && let Ok(tree) = self.read()
             && tree.fingerprint == fingerprint
         {
-            return Ok(old);
+            return Ok(Copied::Same(old));
         }
-        let Staged { bundle, fingerprint, settled, entries } = functions.bundles.stage(&self.directory)?;
+        let staged = functions.bundles.stage(&self.directory)?;
+        let wanted = in_bundle(&staged.bundle.path, &[]);
+        Ok(Copied::New(Box::new(Snapshot { staged, wanted, entry, at })))
+    }
+
+    /// Serves a copy from now on; gives the revision.
+    fn serve(
+        &self,
+        functions: &Functions,
+        function: &Arc<Function>,
+        copy: Snapshot,
+        packages: PackageSet,
+    ) -> Arc<Revision> {
+        let Snapshot { staged: Staged { bundle, fingerprint, settled, entries }, entry, at, .. } = copy;
+        let old = self.looked.lock().revision.clone();
         let revision = match old {
-            Some(old) if Arc::ptr_eq(&old.bundle, &bundle) => old,
+            Some(old) if Arc::ptr_eq(&old.bundle, &bundle) && old.packages == packages => {
+                function.hope();
+                old
+            }
             _ => {
-                let revision = functions.revision(function, bundle, functions.defaults.clone());
+                let revision = functions.revision(function, bundle, functions.defaults.clone(), packages);
                 function.install(Arc::clone(&revision));
                 revision
             }
@@ -207,6 +265,6 @@ impl Place {
             entries,
             at: Some(at),
         };
-        Ok(found)
+        found
     }
 }

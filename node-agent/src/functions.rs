@@ -15,6 +15,7 @@ use crate::bundles::{Bundle, Bundles};
 use crate::directory::{Directory, Place};
 use crate::gate::Gates;
 use crate::metrics::{HandlerMetrics, Metrics};
+use crate::packages::{Installer, PackageError, PackageSet};
 use crate::reply::Failure;
 use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
@@ -41,6 +42,12 @@ pub enum NoFunction {
     /// Its directory cannot be used.
     #[error("the handler \"{0}\" cannot be taken from the registry: {1}")]
     Tree(HandlerName, TreeError),
+    /// Its packages cannot be installed.
+    #[error("the packages of the handler \"{0}\" cannot be installed: {1}")]
+    Packages(HandlerName, PackageError),
+    /// Its packages are being installed.
+    #[error("the packages of the handler \"{0}\" are being installed; try again")]
+    Installing(HandlerName),
     /// It has no revision that can serve.
     #[error("{}", .0.message)]
     Failed(Failure),
@@ -68,6 +75,8 @@ pub struct Functions {
     pub gates: Gates,
     /// What holds for those that say nothing else.
     pub defaults: Settings,
+    /// How they get their packages.
+    pub installer: Installer,
     metrics: Arc<Metrics>,
     known: RwLock<HashMap<Box<str>, Arc<Function>>>,
     next: AtomicU64,
@@ -104,10 +113,11 @@ impl Functions {
         bundles: Bundles,
         gates: Gates,
         defaults: Settings,
+        installer: Installer,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (known, next) = (RwLock::default(), AtomicU64::new(0));
-        Self { source, bundles, gates, defaults, metrics, known, next }
+        Self { source, bundles, gates, defaults, installer, metrics, known, next }
     }
 
     /// The handler of this name with the revision that serves.
@@ -155,9 +165,15 @@ impl Functions {
     }
 
     /// A revision of a handler that is not the one that serves yet.
-    pub fn revision(&self, function: &Function, bundle: Arc<Bundle>, settings: Settings) -> Arc<Revision> {
+    pub fn revision(
+        &self,
+        function: &Function,
+        bundle: Arc<Bundle>,
+        settings: Settings,
+        packages: PackageSet,
+    ) -> Arc<Revision> {
         let former = function.serving();
-        Revision::new(&function.name, bundle, settings, &self.gates, former.as_deref())
+        Revision::new(&function.name, bundle, settings, packages, &self.gates, former.as_deref())
     }
 
     /// Forgets a handler: the next call finds none.
@@ -243,6 +259,11 @@ impl Function {
                 return Err(NoFunction::Pending(Arc::clone(&self.name)));
             }
         }
+    }
+
+    /// Why no newer revision serves, if there is to be one and that is known.
+    pub fn trouble(&self) -> Option<String> {
+        self.current.lock().failure.as_ref().map(|failure| failure.message.clone())
     }
 
     /// The digest of the code that is served.

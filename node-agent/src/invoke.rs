@@ -289,6 +289,13 @@ fn no_function(error: NoFunction) -> Failure {
         }
         NoFunction::Name(_) => Reason::BadName,
         NoFunction::NotInDirectory(_) | NoFunction::NotApplied(_) => Reason::HandlerNotFound,
+        NoFunction::Packages(_, error) => {
+            let failure = Failure::agent(Reason::InstallFailed, message);
+            return if error.passing { failure.after(Duration::from_secs(1)) } else { failure };
+        }
+        NoFunction::Installing(_) => {
+            return Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(2));
+        }
         NoFunction::Tree(_, tree) if tree.is_ours() => Reason::Internal,
         NoFunction::Tree(..) => Reason::ImportFailed,
     };

@@ -17,6 +17,7 @@ mod load;
 mod logs;
 mod metrics;
 mod outcome;
+mod packages;
 mod pool;
 mod reply;
 mod revision;

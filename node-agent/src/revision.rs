@@ -12,6 +12,7 @@ use openlambda_sandbox::Limits;
 use crate::bundles::Bundle;
 use crate::frame;
 use crate::gate::{Gate, Gates};
+use crate::packages::PackageSet;
 
 /// What holds for a handler's instances and calls.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +90,8 @@ pub struct Revision {
     pub bundle: Arc<Bundle>,
     /// What holds for it.
     pub settings: Settings,
+    /// The packages that it imports from.
+    pub packages: PackageSet,
     /// Who may run.
     pub gate: Arc<Gate>,
     /// The meta of a load frame.
@@ -102,6 +105,7 @@ impl Revision {
         name: &str,
         bundle: Arc<Bundle>,
         settings: Settings,
+        packages: PackageSet,
         gates: &Gates,
         former: Option<&Revision>,
     ) -> Arc<Self> {
@@ -110,8 +114,8 @@ impl Revision {
             Some(former) if former.gate.width() == width => Arc::clone(&former.gate),
             _ => gates.make(width),
         };
-        let load = load_meta(name, &settings);
-        Arc::new(Self { bundle, settings, gate, load })
+        let load = load_meta(name, &settings, &packages);
+        Arc::new(Self { bundle, settings, packages, gate, load })
     }
 
     /// The meta of a load frame.
@@ -120,7 +124,7 @@ impl Revision {
     }
 }
 
-fn load_meta(name: &str, settings: &Settings) -> Vec<u8> {
+fn load_meta(name: &str, settings: &Settings, packages: &PackageSet) -> Vec<u8> {
     let mut out = b"{\"handler\":".to_vec();
     frame::put_json_string(&mut out, name);
     out.extend_from_slice(b",\"entrypoint\":");
@@ -134,7 +138,14 @@ fn load_meta(name: &str, settings: &Settings) -> Vec<u8> {
         out.push(b':');
         frame::put_json_string(&mut out, value);
     }
-    out.extend_from_slice(b"},\"threads\":");
+    out.extend_from_slice(b"},\"packages\":[");
+    for (index, package) in packages.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        frame::put_json_string(&mut out, &package.folder);
+    }
+    out.extend_from_slice(b"],\"threads\":");
     out.extend_from_slice(settings.runners.to_string().as_bytes());
     out.push(b'}');
     out
@@ -147,6 +158,7 @@ pub mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::packages::Package;
 
     /// The settings of a worker whose file says nothing of them.
     pub fn defaults() -> Settings {
@@ -158,8 +170,22 @@ pub mod tests {
     fn the_meta_of_a_load_has_all_that_python_needs() {
         let env = BTreeMap::from([("A".to_owned(), "\"1\"\n".to_owned()), ("B".to_owned(), "ä".to_owned())]);
         let settings = Settings { env, runners: 4, entrypoint: "app.main".into(), ..defaults() };
-        let meta: Value = serde_json::from_slice(&load_meta("h", &settings)).unwrap();
-        let want = json!({"handler": "h", "entrypoint": "app.main", "env": {"A": "\"1\"\n", "B": "ä"}, "threads": 4});
+        let package = |folder: &str| {
+            let (name, version) = folder.rsplit_once('-').unwrap();
+            Arc::new(Package {
+                name: name.into(),
+                version: version.into(),
+                folder: folder.into(),
+                imports: vec![],
+                bytes: 0,
+            })
+        };
+        let packages = PackageSet::from([package("a-1.0"), package("b-2")]);
+        let meta: Value = serde_json::from_slice(&load_meta("h", &settings, &packages)).unwrap();
+        let want = json!({
+            "handler": "h", "entrypoint": "app.main", "env": {"A": "\"1\"\n", "B": "ä"}, "packages": ["a-1.0", "b-2"],
+            "threads": 4
+        });
         assert_eq!(meta, want);
     }
 

@@ -21,6 +21,7 @@ use crate::directory::Directory;
 use crate::functions::Source;
 use crate::kubernetes::{self, Report, Scope};
 use crate::metrics::Metrics;
+use crate::packages::Packages;
 use crate::server;
 
 /// Connections that wait to be taken.
@@ -93,6 +94,7 @@ fn host_config(config: &WorkerConfig) -> anyhow::Result<HostConfig> {
         },
         state_dir: config.worker_dir.clone(),
         runtime_dir: runtime_dir()?,
+        packages_dir: Packages::visible(config),
         python: config.python.clone(),
         cgroup_pool: config.cgroup_pool as usize,
     })
@@ -138,6 +140,8 @@ async fn serve(
     let router = router(registry, &agent, &mode, &report);
     let _admin = AdminServer::start(admin, router)?;
     let nursery = host.start().await?;
+    agent.packages.start(nursery.clone());
+    agent.packages.preinstall(&agent.config.startup_packages);
     let _sampler = agent.start_upkeep().context("cannot start the load sampler")?;
     let watching = match mode {
         Mode::Directory => None,

@@ -121,6 +121,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Puts another file into a handler's folder.
+    pub fn file(&self, handler: &str, name: &str, text: &str) -> Result<()> {
+        let dir = self.path().join("registry").join(handler);
+        fs::create_dir_all(&dir)?;
+        let new = self.dir.path().join("new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(&new, dir.join(name))?)
+    }
+
     /// Calls a handler on the first worker.
     pub fn call(&self, handler: &str, event: &Value) -> Result<Response> {
         Request::call(handler, event).send(self.port)

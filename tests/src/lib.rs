@@ -7,8 +7,10 @@ pub mod cluster;
 pub mod http;
 pub mod kubernetes;
 pub mod load;
+pub mod loopback_index;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use http::{Request, Response};
+pub use loopback_index::LoopbackIndex;
 pub use wait::{until, until_within};

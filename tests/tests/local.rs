@@ -14,5 +14,7 @@ mod commands;
 mod contract;
 #[path = "local/lifecycle.rs"]
 mod lifecycle;
+#[path = "local/packages.rs"]
+mod packages;
 #[path = "local/worker.rs"]
 mod worker;

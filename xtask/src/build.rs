@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::command;
+use crate::uv;
 use crate::workspace::Workspace;
 
 /// Always all of them: another choice is another choice of their dependencies' features, which compiles those anew.
@@ -89,6 +90,7 @@ pub fn build(workspace: &Workspace, profile: Profile) -> Result<Built> {
     command::run(&mut cargo)?;
     let bin = workspace.target.join(profile.folder());
     let runtime = lay_out(&workspace.path("runtime"), &bin)?;
+    uv::lay_out(workspace, &bin)?;
     Ok(Built { bin, runtime })
 }
 

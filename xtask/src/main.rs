@@ -19,6 +19,7 @@ mod metadata;
 mod ports;
 mod setup;
 mod test;
+mod uv;
 mod vm;
 mod workspace;
 

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use nix::unistd::Uid;
 
 use crate::command;
+use crate::uv;
+use crate::workspace::Workspace;
 
 /// A Debian package and the program that shows it is there.
 struct Need {
@@ -17,6 +19,7 @@ struct Need {
 /// What the demo, the tests and the benchmarks run.
 const NEEDS: &[Need] = &[
     Need { package: "python3", program: "/usr/bin/python3" },
+    Need { package: "python3-pip", program: "pip3" },
     Need { package: "gcc", program: "cc" },
     Need { package: "libc6-dev", program: "/usr/include/stdio.h" },
     Need { package: "iproute2", program: "ip" },
@@ -26,6 +29,11 @@ const NEEDS: &[Need] = &[
 
 /// Installs what demo, tests and benchmarks need.
 pub fn run() -> Result<()> {
+    packages()?;
+    uv::ensure(&Workspace::find()?).map(drop)
+}
+
+fn packages() -> Result<()> {
     let missing: Vec<&str> =
         NEEDS.iter().filter(|need| !present(need.program)).map(|need| need.package).collect();
     if missing.is_empty() {

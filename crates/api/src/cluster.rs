@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::handler::Counts;
 use crate::limits::{DefaultConcurrency, DefaultLimits};
 use crate::schema::{self, rules};
-use crate::source::SecretRef;
+use crate::source::{ConfigMapSource, SecretRef};
 
 mod agent;
 mod balancer;
@@ -90,12 +90,23 @@ pub struct Packages {
     /// A Secret with the keys username and password for the index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<SecretRef>,
+    /// Certificates to trust for the index besides the usual ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Certificates>,
     /// Packages that every node installs when it starts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::requirements")]
     pub preinstall: Vec<String>,
     /// Whether packages without a wheel may be built, which runs their code.
     pub allow_source_builds: bool,
+}
+
+/// Certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificates {
+    /// A ConfigMap whose key ca.crt has them in PEM.
+    pub config_map: ConfigMapSource,
 }
 
 /// Where bundles are: exactly one of the fields.

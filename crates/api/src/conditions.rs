@@ -86,7 +86,19 @@ names! {
         DigestMismatch;
         /// The archive or the files cannot be used.
         InvalidSource;
-        /// The requirements cannot be installed.
+        /// The requirements break a rule, or cannot be read.
+        InvalidRequirements;
+        /// No versions fulfil all requirements.
+        Unsatisfiable;
+        /// The index has no wheel for the Python that serves.
+        NoWheel;
+        /// The package index does not answer.
+        IndexUnreachable;
+        /// A wheel does not have the hash that it must have.
+        HashMismatch;
+        /// The disk, or the packages' part of it, is full.
+        DiskFull;
+        /// The requirements cannot be installed for another reason.
         InstallFailed;
         /// The code cannot be imported, or has no such function.
         ImportFailed;

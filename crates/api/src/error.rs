@@ -57,6 +57,8 @@ reasons! {
     FunctionError 500 "function_error";
     /// The handler's code cannot be loaded.
     ImportFailed 500 "import_failed";
+    /// The handler's packages cannot be installed; the message begins with the reason.
+    InstallFailed 500 "install_failed";
     /// The handler's process ended during the call, or broke its protocol.
     FunctionCrashed 500 "function_crashed";
     /// The handler was killed for its memory limit.

@@ -162,6 +162,9 @@ impl Counts {
 /// What the requirements resolved to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PackagesStatus {
+    /// The digest of the requirements that this is of; others are resolved anew.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub requirements: String,
     /// `name==version`, one each.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]

@@ -85,6 +85,14 @@ pub mod children {
     pub const BALANCER_FILE: &str = "load_balancer.json";
     /// Where the ConfigMap is mounted.
     pub const CONFIG_DIR: &str = "/etc/openlambda";
+    /// Where the certificates for the package index are mounted, as [`CA_FILE`].
+    pub const CA_DIR: &str = "/etc/openlambda-ca";
+    /// The key of the ConfigMap with certificates, and so the file.
+    pub const CA_FILE: &str = "ca.crt";
+    /// The agents' variable with the user of the package index.
+    pub const INDEX_USERNAME: &str = "OPENLAMBDA_INDEX_USERNAME";
+    /// The agents' variable with the password of the package index.
+    pub const INDEX_PASSWORD: &str = "OPENLAMBDA_INDEX_PASSWORD";
     /// Where the agents' storage is mounted.
     pub const STATE_DIR: &str = "/var/lib/openlambda";
 }

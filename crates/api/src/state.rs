@@ -33,9 +33,22 @@ pub struct HandlerState {
     /// Why it failed, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// What its requirements were resolved to, if it has any and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Packages>,
     /// What answers calls meanwhile, if that is another revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Serving>,
+}
+
+/// What requirements were resolved to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Packages {
+    /// The digest of the requirements.
+    pub requirements: String,
+    /// `name==version`, one each, by name.
+    pub locked: Vec<String>,
 }
 
 /// How far a generation is.

@@ -161,6 +161,7 @@ spec:
   packages:
     indexURL: https://packages.example.com/simple
     credentials: {secretName: index-credentials}
+    ca: {configMap: {name: index-ca}}
     preinstall: [\"numpy==2.2.1\", \"pandas==2.2.3\"]
     allowSourceBuilds: false
   registry:

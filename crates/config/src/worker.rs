@@ -67,6 +67,14 @@ pub struct WorkerConfig {
     pub cgroup_pool: u32,
     /// `pip_mirror`: the package index; none means pip's own.
     pub pip_mirror: Option<String>,
+    /// `packages_size`: what all packages may take on disk.
+    pub packages_size: Size,
+    /// `packages_ca`: certificates to trust for the index besides the usual ones, as a PEM file.
+    pub packages_ca: Option<PathBuf>,
+    /// `allow_source_builds`: whether packages without a wheel may be built, which runs their code.
+    pub allow_source_builds: bool,
+    /// `uv`: the installer; none means the one beside the worker's binary, or in `PATH`.
+    pub uv: Option<PathBuf>,
     /// `startup_pkgs`: packages to install when the worker starts.
     pub startup_packages: Vec<String>,
     /// `benchmark_log`: a file for the duration of each step.
@@ -202,6 +210,10 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         usage_interval: root.read("handler_usage_update_interval", Duration::from_secs(10), values::seconds),
         cgroup_pool: root.read("cg_pool_size", 0, values::whole(0..=10_000)),
         pip_mirror: root.optional("pip_mirror", values::text).filter(|mirror| !mirror.is_empty()),
+        packages_size: root.read("packages_size", Size::from_mib(10 * 1024), values::size),
+        packages_ca: paths::optional(root, "packages_ca", directory),
+        allow_source_builds: root.read("allow_source_builds", false, values::boolean),
+        uv: paths::optional(root, "uv", directory),
         startup_packages: root.read("startup_pkgs", Vec::new(), values::words),
         benchmark_log: paths::optional(root, "benchmark_log", directory),
         timing: root.read("timing", false, values::boolean),

@@ -1,5 +1,6 @@
 //! Every decision as a pure function or state machine: which agent gets a call, who waits and who is turned away,
-//! which idle instance serves next and which is given up.
+//! which idle instance serves next and which is given up, which
+//! packages leave the disk.
 //!
 //! Invariant: nothing here reads a clock, a file or a socket. Time is an argument: a [`Time`], the span since an
 //! epoch of the caller's choice, which must never go backwards. So every test is exact and takes no time.
@@ -13,6 +14,7 @@ pub mod belonging;
 pub mod hash;
 pub mod instances;
 pub mod load;
+pub mod packages;
 pub mod simulate;
 
 /// A point in time, as the span since an epoch of the caller's choice (its own start, for example).

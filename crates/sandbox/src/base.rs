@@ -56,7 +56,7 @@ const ETC_FOLDERS: [&str; 2] = ["alternatives", "ssl/certs"];
 const DEVICES: [(&str, u64); 5] = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
 
 /// Composes the root at `at`, an existing folder, in the caller's private mount namespace.
-pub(crate) fn compose(base: &Base, runtime: &Path, at: &Path) -> Result<(), ComposeError> {
+pub(crate) fn compose(base: &Base, runtime: &Path, packages: &Path, at: &Path) -> Result<(), ComposeError> {
     let tmpfs = mount(Some("base"), at, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=0755,size=4m"));
     on("mount a tmpfs on", at, tmpfs)?;
     for folder in FOLDERS {
@@ -71,6 +71,8 @@ pub(crate) fn compose(base: &Base, runtime: &Path, at: &Path) -> Result<(), Comp
         Base::Dir(dir) => FROM_DIR.iter().try_for_each(|name| show(&dir.join(name), &at.join(name)))?,
     }
     show(runtime, &at.join("runtime"))?;
+    let store = on("find", packages, packages.canonicalize())?;
+    show(&store, &at.join("packages"))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = on("open", at, open_tree(rustix::fs::CWD, at, flags))?;
     let attributes = sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID;

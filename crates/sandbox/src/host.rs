@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct HostConfig {
     pub state_dir: PathBuf,
     /// The Python runtime, seen as `/runtime`.
     pub runtime_dir: PathBuf,
+    /// The node's store of packages, seen as `/packages`; made if it is not there. What is added to it later is seen too.
+    pub packages_dir: PathBuf,
     /// The interpreter, as a path inside the base root.
     pub python: PathBuf,
     /// Cgroups kept ready.
@@ -104,6 +107,7 @@ pub fn prepare(config: HostConfig) -> Result<Host, PrepareError> {
     on("make the folder", &config.state_dir, fs::create_dir_all(&config.state_dir))?;
     let lock = lock(&config.state_dir)?;
     sweep_previous(&config.state_dir)?;
+    open_store(&config.packages_dir)?;
     let tree = own_cgroups(&config.state_dir)?;
     let root = private_root(&config).inspect_err(|_| {
         let _ = tree.remove();
@@ -131,6 +135,12 @@ fn sweep_previous(dir: &Path) -> Result<(), PrepareError> {
     on("remove the cgroups that are named in", &record, crate::cgroup::sweep_all(&roots))
 }
 
+/// Whatever the umask: sandboxes run as other users.
+fn open_store(dir: &Path) -> Result<(), PrepareError> {
+    on("make the folder", dir, fs::create_dir_all(dir))?;
+    on("open up the folder", dir, fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
+}
+
 fn own_cgroups(dir: &Path) -> Result<CgroupTree, PrepareError> {
     let tree = CgroupTree::create(&format!("openlambda-{}", std::process::id()))?;
     let record = dir.join(CGROUPS_FILE);
@@ -151,7 +161,7 @@ fn private_root(config: &HostConfig) -> Result<PathBuf, PrepareError> {
     on("make the mounts private below", slash, private)?;
     let root = config.state_dir.join("root");
     on("make the folder", &root, fs::create_dir_all(&root))?;
-    base::compose(&config.base, &config.runtime_dir, &root)
+    base::compose(&config.base, &config.runtime_dir, &config.packages_dir, &root)
         .map_err(|error| PrepareError::Base(error.to_string()))?;
     Ok(root)
 }

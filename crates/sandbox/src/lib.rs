@@ -13,6 +13,9 @@
 //! - A *Zygote* is a single-threaded interpreter in a one-root mount namespace. A sandbox is one `clone3` of it; the child
 //!   inherits the mounts, adds its own on top and drops everything ([`child`]).
 //!
+//! - A *tool* is any other program that is run for the agent without being trusted, such as the installer of packages: confined like a
+//!   Zygote, with one folder to write to.
+//!
 //! This crate knows neither HTTP nor Kubernetes nor Python packages. It is, with the few calls of the native extension, the only one
 //! with `unsafe`; all of it is in [`sys`].
 
@@ -41,6 +44,8 @@ mod seccomp;
 #[cfg(feature = "agent")]
 mod spawner;
 #[cfg(feature = "agent")]
+mod tool;
+#[cfg(feature = "agent")]
 mod zygote;
 
 #[cfg(feature = "agent")]
@@ -51,5 +56,6 @@ pub use {
     nursery::{Nursery, StartError},
     sandbox::{Exit, Sandbox, SandboxHandle, SandboxSpec},
     spawner::spawner_main,
+    tool::{TOOL_USER, ToolEnd, ToolSpec},
     zygote::{ForkError, Zygote},
 };

@@ -25,12 +25,34 @@ pub(crate) enum ToNursery {
         /// The host's user id that is its root.
         base_uid: u32,
     },
+    /// Run a tool. Descriptors: its program, its stdout, its stderr, files to join its cgroup by.
+    RunTool {
+        /// The agent's number for it.
+        id: u64,
+        /// What to run.
+        job: ToolJob,
+    },
+}
+
+/// A tool to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ToolJob {
+    /// The host's user id that it runs as.
+    pub user: u32,
+    /// Its folder, which it sees as `/packages`.
+    pub folder: PathBuf,
+    /// The size of its `/tmp` in bytes.
+    pub scratch: u64,
+    /// The name that it is called by, and its arguments.
+    pub arguments: Vec<String>,
+    /// Its environment, as `NAME=VALUE`.
+    pub environment: Vec<String>,
 }
 
 /// From the nursery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromNursery {
-    /// The Zygote runs; a pidfd goes with it.
+    /// The Zygote or tool runs; a pidfd goes with it.
     Started {
         /// The number of the request.
         id: u64,
@@ -44,7 +66,7 @@ pub(crate) enum FromNursery {
         /// Why.
         error: String,
     },
-    /// A Zygote or sandbox has ended and its pid namespace is empty.
+    /// A Zygote, tool or sandbox has ended and its pid namespace is empty.
     Exited {
         /// Its pid in the nursery.
         pid: i32,

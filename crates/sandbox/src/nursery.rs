@@ -21,15 +21,17 @@ use tracing::{debug, warn};
 use crate::cgroup::{Cgroup, CgroupPool, CgroupTree, borrow};
 use crate::fdpass;
 use crate::host::{CGROUPS_FILE, Host};
-use crate::messages::{FromNursery, NurseryConfig, ToNursery};
+use crate::limits::Limits;
+use crate::messages::{FromNursery, NurseryConfig, ToNursery, ToolJob};
 use crate::sandbox::Inner as SandboxInner;
 use crate::spawner::ID_RANGE;
 use crate::sys;
+use crate::tool::ToolGroup;
 use crate::zygote::Zygote;
 
 /// The host's user ids given to Zygotes begin here: above those of login users and of the usual container ranges,
 /// below the sign bit that some programs mind.
-const FIRST_UID: u32 = 1_879_048_192;
+pub(crate) const FIRST_UID: u32 = 1_879_048_192;
 /// Ranges in use at a time; a number is taken again only after so many Zygotes.
 const UID_RANGES: u32 = 1024;
 /// A Zygote that is not up after this long never will be.
@@ -49,7 +51,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The nursery reports a failed step.
-    #[error("the Zygote could not be started: {0}")]
+    #[error("the process could not be started: {0}")]
     Zygote(String),
     /// It did not become ready.
     #[error("the Zygote did not become ready within {} s; its log lines say why", ZYGOTE_START.as_secs())]
@@ -78,6 +80,7 @@ struct Census {
 enum Resident {
     Sandbox(Arc<SandboxInner>),
     Zygote(Weak<crate::zygote::Inner>),
+    Tool(oneshot::Sender<i32>),
 }
 
 pub(crate) struct Inner {
@@ -153,7 +156,40 @@ impl Nursery {
     ) -> Result<(i32, OwnedFd), StartError> {
         let join = group.join_files().map_err(start_error("open the Zygote's cgroup"))?;
         let fds: Vec<_> = fds.into_iter().chain(borrow(&join)).collect();
-        let message = serde_json::to_vec(&ToNursery::StartZygote { id, base_uid });
+        self.request(&ToNursery::StartZygote { id, base_uid }, id, &fds).await
+    }
+
+    /// Has a tool started: its pidfd, and what gives its wait status.
+    pub(crate) async fn request_tool(
+        &self,
+        job: ToolJob,
+        group: &ToolGroup,
+        fds: [BorrowedFd<'_>; 3],
+    ) -> Result<(OwnedFd, oneshot::Receiver<i32>), StartError> {
+        let id = self.0.next_zygote.fetch_add(1, Ordering::Relaxed);
+        let join = group.join_files().map_err(start_error("open the tool's cgroup"))?;
+        let fds: Vec<_> = fds.into_iter().chain(borrow(&join)).collect();
+        let (pid, pidfd) = self.request(&ToNursery::RunTool { id, job }, id, &fds).await?;
+        let (sender, ended) = oneshot::channel();
+        self.0.settle(pid, Resident::Tool(sender));
+        Ok((pidfd, ended))
+    }
+
+    /// A cgroup for a tool.
+    pub(crate) fn tool_group(&self, limits: &Limits) -> io::Result<ToolGroup> {
+        let id = self.0.next_zygote.fetch_add(1, Ordering::Relaxed);
+        let group = ToolGroup(Some(self.0.tree.group(&format!("t-{id}"))?));
+        group.apply(limits)?;
+        Ok(group)
+    }
+
+    async fn request(
+        &self,
+        message: &ToNursery,
+        id: u64,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(i32, OwnedFd), StartError> {
+        let message = serde_json::to_vec(message);
         let message = message.map_err(|e| start_error("write a request")(io::Error::other(e)))?;
         let (sender, receiver) = oneshot::channel();
         {
@@ -163,7 +199,7 @@ impl Nursery {
             }
             census.starting.insert(id, sender);
         }
-        send(&self.0.socket, &message, &fds).await.map_err(start_error("ask the nursery for a Zygote"))?;
+        send(&self.0.socket, &message, fds).await.map_err(start_error("ask the nursery for a process"))?;
         receiver.await.map_err(|_| StartError::Gone)?.map_err(StartError::Zygote)
     }
 
@@ -295,6 +331,8 @@ impl Resident {
     fn ended(self, status: i32) {
         match self {
             Self::Sandbox(sandbox) => sandbox.ended(status),
+            // Nobody may be waiting any more.
+            Self::Tool(sender) => drop(sender.send(status)),
             Self::Zygote(zygote) => {
                 if let Some(zygote) = zygote.upgrade() {
                     zygote.ended(status);

@@ -4,6 +4,7 @@
 //! process with threads. When the agent's end of its socket closes, it exits, and the kernel ends everything in its namespace.
 
 mod birth;
+mod tool;
 
 pub(crate) use birth::ID_RANGE;
 
@@ -117,8 +118,16 @@ impl Nursery {
                     self.config.cgroups.iter().for_each(|root| crate::cgroup::thaw_all(root));
                     return Ok(());
                 };
-                let ToNursery::StartZygote { id, base_uid } = serde_json::from_slice(&bytes)?;
-                self.start_zygote(id, base_uid, fds)?;
+                match serde_json::from_slice(&bytes)? {
+                    ToNursery::StartZygote { id, base_uid } => {
+                        let started = birth::start(&self.config, &self.filter, base_uid, fds);
+                        self.tell(id, started)?;
+                    }
+                    ToNursery::RunTool { id, job } => {
+                        let started = tool::start(&self.config, &self.filter, &job, fds);
+                        self.tell(id, started)?;
+                    }
+                }
             }
         }
     }
@@ -148,8 +157,8 @@ impl Nursery {
         Ok(())
     }
 
-    fn start_zygote(&self, id: u64, base_uid: u32, fds: Vec<OwnedFd>) -> io::Result<()> {
-        match birth::start(&self.config, &self.filter, base_uid, fds) {
+    fn tell(&self, id: u64, started: Result<(i32, OwnedFd), String>) -> io::Result<()> {
+        match started {
             Ok((pid, pidfd)) => self.send(&FromNursery::Started { id, pid }, &[pidfd.as_fd()]),
             Err(error) => self.send(&FromNursery::Failed { id, error }, &[]),
         }

@@ -118,6 +118,14 @@ pub fn close_from(first: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Marks every descriptor from `first` on to be closed at exec (Linux 5.11).
+pub fn close_from_at_exec(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: a plain system call that closes nothing now.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes `target` a duplicate of `source` that survives exec, replacing what was there.
 pub fn dup_onto(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     if source.as_raw_fd() == target {

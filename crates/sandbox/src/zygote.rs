@@ -218,7 +218,7 @@ impl Inner {
 }
 
 /// A pipe for a process's output: our end does not block.
-fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+pub(crate) fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     let writer: OwnedFd = writer.into();
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer))

@@ -14,6 +14,8 @@ mod isolation;
 mod life;
 #[path = "privileged/limits.rs"]
 mod limits;
+#[path = "privileged/tools.rs"]
+mod tools;
 
 use std::process::ExitCode;
 
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn trials(fixture: Option<&fixture::Fixture>) -> Vec<Trial> {
-    [life::TESTS, isolation::TESTS, limits::TESTS]
+    [life::TESTS, isolation::TESTS, limits::TESTS, tools::TESTS]
         .concat()
         .into_iter()
         .map(|(name, test)| {

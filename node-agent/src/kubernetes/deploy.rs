@@ -9,6 +9,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::Event;
 use kube::{Resource as _, ResourceExt as _};
 use openlambda_api::conditions::ConditionReason;
+use openlambda_api::handler::PackagesStatus;
 use openlambda_api::source::Source;
 use openlambda_api::state::Serving;
 use openlambda_api::{HandlerName, HandlerSpec, LambdaCluster};
@@ -23,6 +24,7 @@ use super::report::{self, Report};
 use super::spec::{HandlerView, Reference, references};
 use super::trouble::Trouble;
 use crate::functions::Function;
+use crate::packages::Record;
 use crate::pool::Pool;
 use crate::revision::Revision;
 
@@ -67,6 +69,12 @@ struct Entry {
     work: Option<AbortHandle>,
     backoff: Backoff,
     serving: Option<Serving>,
+    /// What the status says that the requirements mean.
+    recorded: Option<PackagesStatus>,
+    /// What was recorded when the last work began: what came of that is not to be had better by the same.
+    tried: Option<PackagesStatus>,
+    /// What the requirements of the revision that serves were resolved to here.
+    packages: Option<Arc<Record>>,
 }
 
 impl Deployer {
@@ -110,14 +118,21 @@ impl Deployer {
         }
         let (uid, generation) = (object.uid(), object.meta().generation.unwrap_or_default());
         let created = object.creation_timestamp().map(|time| time.0);
+        let recorded = object.0.as_ref().ok().and_then(|view| view.status.clone()?.packages);
         let spec = match object.0 {
             Ok(view) if self.clusters.serves(view.spec.cluster.as_deref(), created) => Ok(view.spec),
             Ok(_) => return self.remove(&name),
             Err(invalid) => Err(Trouble::lasting(ConditionReason::Unreadable, invalid.error)),
         };
-        match self.entries.get(&name) {
-            // Its status or its labels, which is nothing to us.
-            Some(entry) if entry.uid == uid && entry.generation == generation => return,
+        match self.entries.get_mut(&name) {
+            // Its status or its labels: nothing to us but for what is recorded there.
+            Some(entry) if entry.uid == uid && entry.generation == generation => {
+                entry.recorded = recorded;
+                if entry.work.is_none() && entry.is_overruled() {
+                    self.start(&name);
+                }
+                return;
+            }
             // Another one of the same name.
             Some(entry) if entry.uid != uid => self.remove(&name),
             _ => {}
@@ -136,6 +151,7 @@ impl Deployer {
             .or_insert_with(|| Entry::new(uid, functions.declare(&handler, None)));
         entry.stop();
         entry.generation = generation;
+        entry.recorded = recorded;
         entry.backoff.succeed();
         match spec {
             Ok(spec) => {
@@ -222,8 +238,10 @@ impl Deployer {
         let staged = entry.function.serving().filter(|_| is_staged).map(|one| Arc::clone(&one.bundle));
         let (maker, function) = (Arc::clone(&self.maker), Arc::clone(&entry.function));
         let (news, name, round) = (self.news.clone(), name.to_owned(), entry.round);
+        let recorded = entry.recorded.clone();
+        entry.tried = recorded.clone();
         let work = tokio::spawn(async move {
-            let made = maker.make(&function, &spec, staged).await;
+            let made = maker.make(&function, &spec, staged, recorded.as_ref()).await;
             // Nobody listens at the worker's end.
             let _ = news.send(News::Made(name, round, Box::new(made)));
         });
@@ -240,8 +258,12 @@ impl Deployer {
                     self.maker.functions().install(&entry.function, Arc::clone(&revision));
                     self.pool.evict(entry.function.key);
                 }
-                self.report.ready(name, entry.generation, &revision.bundle);
+                self.report.ready(name, entry.generation, &revision.bundle, made.packages.as_deref());
+                entry.packages = made.packages;
                 entry.serve(&revision);
+                if entry.is_overruled() {
+                    self.start(name);
+                }
             }
             Err(trouble) => {
                 tracing::warn!(handler = name, generation = entry.generation, %trouble, "not ready");
@@ -282,6 +304,19 @@ impl Entry {
             work: None,
             backoff: Backoff::new(PAUSES.0, PAUSES.1),
             serving: None,
+            recorded: None,
+            tried: None,
+            packages: None,
+        }
+    }
+
+    /// The status has recorded other versions than this node has: another one was first.
+    fn is_overruled(&self) -> bool {
+        match (&self.recorded, &self.packages) {
+            (Some(recorded), Some(ours)) if self.tried != self.recorded => {
+                recorded.requirements == ours.requirements && recorded.locked != ours.locked
+            }
+            _ => false,
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use openlambda_api::HandlerSpec;
 use openlambda_api::conditions::ConditionReason;
+use openlambda_api::handler::PackagesStatus;
 use openlambda_api::source::HttpSource;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -24,7 +25,8 @@ use crate::compile;
 use crate::frame::Status;
 use crate::functions::{Function, Functions};
 use crate::outcome;
-use crate::revision::{Revision, entry_file};
+use crate::packages::{Installed, PackageSet, Record, in_bundle};
+use crate::revision::{Revision, Settings, entry_file};
 
 /// Archives that are fetched at a time.
 const FETCHES: usize = 4;
@@ -51,6 +53,8 @@ pub struct Made {
     pub result: Result<Arc<Revision>, Trouble>,
     /// What was read.
     pub versions: BTreeMap<Reference, Version>,
+    /// What its requirements were resolved to, if it has any and it came to that.
+    pub packages: Option<Arc<Record>>,
 }
 
 /// The code of a handler before it is in a bundle.
@@ -90,25 +94,32 @@ impl Maker {
         function: &Arc<Function>,
         spec: &HandlerSpec,
         staged: Option<Arc<Bundle>>,
+        recorded: Option<&PackagesStatus>,
     ) -> Made {
-        let mut look = self.objects.look();
-        let result = self.try_make(function, spec, staged, &mut look).await;
-        Made { result, versions: look.versions }
+        let (mut look, mut packages) = (self.objects.look(), None);
+        let result = async {
+            let (bundle, settings) = self.code(spec, staged, &mut look).await?;
+            let installed = self.packages(function, spec, &bundle, recorded).await?;
+            packages = installed.record;
+            self.revision(function, bundle, settings, installed.set).await
+        };
+        let result = result.await;
+        Made { result, versions: look.versions, packages }
     }
 
-    async fn try_make(
+    /// The code as the spec wants it, and what holds for it.
+    async fn code(
         &self,
-        function: &Arc<Function>,
         spec: &HandlerSpec,
         staged: Option<Arc<Bundle>>,
         look: &mut Look<'_>,
-    ) -> Result<Arc<Revision>, Trouble> {
+    ) -> Result<(Arc<Bundle>, Settings), Trouble> {
         spec::check_supported(spec)?;
         let env = look.env(spec).await?;
         let settings = spec::settings(spec, &self.functions.defaults, env)?;
         let code = match staged {
             Some(bundle) => Code::Bundle(bundle),
-            None => code(spec, look).await?,
+            None => source(spec, look).await?,
         };
         let bundle = match code {
             Code::Bundle(bundle) => bundle,
@@ -117,13 +128,41 @@ impl Maker {
             }
             Code::Http(source) => self.fetch(spec, source).await?,
         };
+        Ok((bundle, settings))
+    }
+
+    /// The packages that the spec and the bundle ask for, in the versions that are recorded, if they are.
+    async fn packages(
+        &self,
+        function: &Function,
+        spec: &HandlerSpec,
+        bundle: &Arc<Bundle>,
+        recorded: Option<&PackagesStatus>,
+    ) -> Result<Installed, Trouble> {
+        let (path, list) = (bundle.path.clone(), spec.requirements.clone());
+        let wanted = tokio::task::spawn_blocking(move || in_bundle(&path, &list)).await.map_err(closed)??;
+        let digest = wanted.digest();
+        let recorded = recorded.filter(|status| status.requirements == digest);
+        let recorded = recorded.map(|status| status.locked.clone());
+        Ok(self.functions.installer.ensure(&function.name, wanted, recorded).await?)
+    }
+
+    /// The revision of all that, tried unless it serves already.
+    async fn revision(
+        &self,
+        function: &Arc<Function>,
+        bundle: Arc<Bundle>,
+        settings: Settings,
+        packages: PackageSet,
+    ) -> Result<Arc<Revision>, Trouble> {
         if let Some(serving) = function.serving()
             && Arc::ptr_eq(&serving.bundle, &bundle)
             && serving.settings == settings
+            && serving.packages == packages
         {
             return Ok(serving);
         }
-        let revision = self.functions.revision(function, bundle, settings);
+        let revision = self.functions.revision(function, bundle, settings, packages);
         let _turn = self.trials.acquire().await.map_err(closed)?;
         (self.trial)(Arc::clone(function), Arc::clone(&revision)).await?;
         Ok(revision)
@@ -155,7 +194,7 @@ impl Maker {
 }
 
 /// Where the code comes from.
-async fn code(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble> {
+async fn source(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble> {
     let source = &spec.source;
     if let Some(inline) = &source.inline {
         let name = entry_file(&spec.entrypoint);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use openlambda_api::state::Serving;
+use openlambda_api::state::{Packages, Serving};
 use openlambda_api::{AgentState, HandlerState, Phase};
 use parking_lot::Mutex;
 
 use super::trouble::Trouble;
 use crate::bundles::Bundle;
+use crate::packages::Record;
 
 /// The state document.
 #[derive(Debug, Default)]
@@ -27,8 +28,12 @@ impl Report {
     }
 
     /// A generation serves.
-    pub fn ready(&self, name: &str, generation: i64, bundle: &Bundle) {
-        self.put(HandlerState { digest: digest(bundle), ..state(name, generation, Phase::Ready) });
+    pub fn ready(&self, name: &str, generation: i64, bundle: &Bundle, packages: Option<&Record>) {
+        let packages = packages.map(|record| Packages {
+            requirements: record.requirements.clone(),
+            locked: record.locked.clone(),
+        });
+        self.put(HandlerState { digest: digest(bundle), packages, ..state(name, generation, Phase::Ready) });
     }
 
     /// A generation cannot serve.
@@ -64,6 +69,7 @@ fn state(name: &str, generation: i64, state: Phase) -> HandlerState {
         state,
         reason: String::new(),
         message: String::new(),
+        packages: None,
         serving: None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use openlambda_api::conditions::ConditionReason;
-use openlambda_api::handler::Reuse;
+use openlambda_api::handler::{PackagesStatus, Reuse};
 use openlambda_api::schema::{ByteSize, Span};
 use openlambda_api::{Handler, HandlerSpec};
 use openlambda_config::{Size, durations};
@@ -21,7 +21,7 @@ const MIN_MEMORY: u64 = 16 << 20;
 /// The shortest share of a CPU that the kernel grants, in thousandths.
 const MIN_CPU: u32 = 10;
 
-/// A `Handler` without its status, which changes more often than it does.
+/// A `Handler` without most of its status, which changes more often than it does.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "Handler")]
 pub struct HandlerView {
@@ -29,6 +29,17 @@ pub struct HandlerView {
     pub metadata: ObjectMeta,
     /// The spec.
     pub spec: HandlerSpec,
+    /// What of the status concerns agents.
+    #[serde(default)]
+    pub status: Option<StatusView>,
+}
+
+/// What agents read of a status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct StatusView {
+    /// Which versions the requirements mean, on every node.
+    #[serde(default)]
+    pub packages: Option<PackagesStatus>,
 }
 
 /// An object of the namespace that a spec names.
@@ -67,11 +78,6 @@ pub fn references(spec: &HandlerSpec) -> BTreeSet<Reference> {
 /// What this version does not have.
 pub fn check_supported(spec: &HandlerSpec) -> Result<(), Trouble> {
     let lacks = |what: &str| Err(Trouble::lasting(ConditionReason::NotSupported, what));
-    if !spec.requirements.is_empty() {
-        return lacks(
-            "spec.requirements: this version installs no packages: put what is needed into the source",
-        );
-    }
     if spec.source.bundle.is_some() {
         return lacks(
             "spec.source.bundle: this version has no registry: use inline, files, configMap or http",
@@ -268,8 +274,6 @@ mod tests {
     #[test]
     fn what_this_version_lacks_is_said() {
         let lacks = |value| check_supported(&spec(value)).unwrap_err();
-        let packages = lacks(json!({"requirements": ["pandas"]}));
-        assert_eq!(packages.reason, ConditionReason::NotSupported);
         let digest = format!("sha256:{}", "0".repeat(64));
         assert!(
             lacks(json!({"source": {"bundle": {"key": "a", "digest": digest}}})).message.contains("registry")

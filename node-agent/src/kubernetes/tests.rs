@@ -12,7 +12,7 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use kube::client::Body;
-use openlambda_api::{HandlerState, Phase};
+use openlambda_api::{ConditionReason, HandlerState, Phase};
 use openlambda_telemetry::{Drain, Registry};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use crate::functions::{NoFunction, Source};
 use crate::gate::Gates;
 use crate::kubernetes::trouble::Trouble;
 use crate::metrics::Metrics;
+use crate::packages::{Installed, Installer, Package, PackageError, Record, Requirements, locked};
 use crate::reply::Failure;
 use crate::revision::tests::defaults;
 
@@ -156,7 +157,8 @@ impl World {
         let metrics = Arc::new(Metrics::new(&Registry::new("test").unwrap()).unwrap());
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
         let gates = Gates::new(1, 1, Duration::from_secs(1), Drain::new());
-        let functions = Arc::new(Functions::new(Source::Pushed, bundles, gates, defaults(), metrics));
+        let functions =
+            Arc::new(Functions::new(Source::Pushed, bundles, gates, defaults(), installer(), metrics));
         let (report, readiness, trials) = (Arc::new(Report::default()), Readiness::new(), Arc::default());
         let client = server.client();
         let parts = Parts {
@@ -186,6 +188,25 @@ impl World {
         let (_, revision) = self.functions.get(name).await?;
         Ok(fs::read_to_string(revision.bundle.path.join("lambda_func.py")).unwrap())
     }
+}
+
+/// Anything is `a==2`, unless something else is recorded; what has "none" in it cannot be had.
+fn installer() -> Installer {
+    Installer::new(|_, wanted, recorded| {
+        let locked = recorded.unwrap_or_else(|| vec!["a==2".into()]);
+        let package = |text: &String| {
+            let (name, version) = text.split_once("==").unwrap();
+            let (name, version, folder) = (name.to_owned(), version.to_owned(), text.replace("==", "-"));
+            Arc::new(Package { name, version, folder, imports: vec![], bytes: 0 })
+        };
+        let set = locked.iter().map(package).collect();
+        let record = Arc::new(Record { requirements: wanted.digest(), locked });
+        let result = match wanted.text().contains("none") {
+            true => Err(PackageError::lasting(ConditionReason::Unsatisfiable, "there is no none")),
+            false => Ok(Installed { set, record: Some(record) }),
+        };
+        Box::pin(async move { result })
+    })
 }
 
 /// Code that has "raise" in it does not load.
@@ -350,4 +371,53 @@ async fn variables_come_from_where_the_spec_says() {
     assert_eq!(revision.settings.env, want.map(|(name, value)| (name.into(), value.into())).into());
     let lacking = world.reaches("b", 1, Phase::Failed).await;
     assert_eq!(lacking.message, "spec.env[T]: there is no key none in Secret s");
+}
+
+#[tokio::test]
+async fn what_is_recorded_overrules_what_was_resolved_here() {
+    let server = Server::default();
+    let spec = json!({"source": {"inline": "1"}, "requirements": ["a>=1"]});
+    server.put(HANDLERS, &[handler("a", 1, spec.clone())]);
+    let world = World::start(server);
+    let said = |state: HandlerState| state.packages.map(|packages| packages.locked);
+    assert_eq!(said(world.reaches("a", 1, Phase::Ready).await), Some(vec!["a==2".to_owned()]));
+
+    let digest = Requirements::read(&["a>=1".to_owned()], None, None).unwrap().digest();
+    let recorded = |requirements: &str, version: &str| {
+        let mut object = handler("a", 1, spec.clone());
+        object["status"] = json!({"packages": {"requirements": requirements, "locked": [version]}});
+        object["metadata"]["resourceVersion"] = json!(version);
+        object
+    };
+    // Of other requirements: nothing to us.
+    world.server.event(HANDLERS, "MODIFIED", &recorded("other", "a==7")).await;
+    world.server.event(HANDLERS, "MODIFIED", &recorded(&digest, "a==1")).await;
+    until(|| said(world.state("a").unwrap()) == Some(vec!["a==1".to_owned()])).await;
+    let (_, revision) = world.functions.get("a").await.unwrap();
+    assert_eq!(locked(&revision.packages), ["a==1"]);
+    // It stands for the next edit of the code as well.
+    let mut edited = recorded(&digest, "a==1");
+    edited["metadata"]["generation"] = json!(2);
+    edited["spec"]["source"] = json!({"files": {"lambda_func.py": "2"}});
+    world.server.event(HANDLERS, "MODIFIED", &edited).await;
+    assert_eq!(said(world.reaches("a", 2, Phase::Ready).await), Some(vec!["a==1".to_owned()]));
+}
+
+#[tokio::test]
+async fn packages_that_cannot_be_had_leave_the_old_revision_serving() {
+    let server = Server::default();
+    let files = |requirements: &str| json!({"source": {"files": {"lambda_func.py": "1", "requirements.txt": requirements}}});
+    server.put(HANDLERS, &[handler("a", 1, files("a")), handler("b", 1, files("-r x"))]);
+    let world = World::start(server);
+    world.reaches("a", 1, Phase::Ready).await;
+    assert_eq!(world.reaches("b", 1, Phase::Failed).await.reason, "InvalidRequirements");
+    let NoFunction::Failed(failure) = world.code("b").await.unwrap_err() else { panic!("not a failure") };
+    assert_eq!(failure.reason, openlambda_api::Reason::InstallFailed);
+    assert!(failure.message.contains("requirements.txt, line 1"), "{}", failure.message);
+
+    world.server.event(HANDLERS, "MODIFIED", &handler("a", 2, files("none"))).await;
+    let failed = world.reaches("a", 2, Phase::Failed).await;
+    assert_eq!((failed.reason.as_str(), failed.message.as_str()), ("Unsatisfiable", "there is no none"));
+    assert_eq!(failed.serving.map(|serving| serving.generation), Some(1));
+    assert_eq!(world.code("a").await.unwrap(), "1");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use openlambda_api::Reason;
 use openlambda_api::conditions::ConditionReason;
 
+use crate::packages::PackageError;
 use crate::reply::Failure;
 use crate::tree::TreeError;
 
@@ -41,7 +42,9 @@ impl Trouble {
 
     /// Whether it says nothing about the handler: it may well be ready on another node.
     pub fn is_about_us(&self) -> bool {
-        self.passing && matches!(self.reason, ConditionReason::FetchFailed | ConditionReason::AgentFailed)
+        use ConditionReason::{AgentFailed, DiskFull, FetchFailed, IndexUnreachable, InstallFailed};
+        self.passing
+            && matches!(self.reason, AgentFailed | DiskFull | FetchFailed | IndexUnreachable | InstallFailed)
     }
 
     /// What callers are told while nothing else serves.
@@ -54,6 +57,18 @@ impl Trouble {
             }
             None => Failure::agent(Reason::ImportFailed, message()),
         }
+    }
+}
+
+impl From<PackageError> for Trouble {
+    fn from(error: PackageError) -> Self {
+        let message = format!("the handler is not ready: {error}");
+        let mut failure = Failure::agent(Reason::InstallFailed, message);
+        if error.passing {
+            failure = failure.after(Duration::from_secs(1));
+        }
+        let PackageError { reason, message, passing } = error;
+        Self { reason, message, passing, failure: Some(Box::new(failure)) }
     }
 }
 

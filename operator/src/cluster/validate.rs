@@ -28,6 +28,8 @@ pub struct ValidCluster {
     pub agent_queue: Duration,
     /// `loadBalancer.queue.timeout`.
     pub balancer_queue: Duration,
+    /// `agent.storage.size`.
+    pub storage: Option<Size>,
     /// Zygotes with packages may hold so much; zero: there are none.
     pub import_cache: Size,
 }
@@ -62,6 +64,7 @@ pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
         timeout: check.span("spec.handlerDefaults.limits.timeout", &spec.handler_defaults.limits.timeout),
         agent_queue: check.span("spec.agent.queue.timeout", &spec.agent.queue.timeout),
         balancer_queue: check.span("spec.loadBalancer.queue.timeout", &spec.load_balancer.queue.timeout),
+        storage: spec.agent.storage.size.as_ref().map(|size| check.size("spec.agent.storage.size", size)),
         import_cache: import_cache(spec, &mut check),
         spec: spec.clone(),
     };
@@ -74,12 +77,6 @@ fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
     let without = "is not supported by this version: leave it out";
     if spec.registry.is_some() {
         check.unsupported("spec.registry", without);
-    }
-    if spec.packages.credentials.is_some() {
-        check.unsupported("spec.packages.credentials", without);
-    }
-    if spec.packages.allow_source_builds {
-        check.unsupported("spec.packages.allowSourceBuilds", "is not supported by this version: use wheels");
     }
     if spec.agent.import_cache.mode == ImportCacheMode::Tree {
         check.unsupported(
@@ -126,9 +123,6 @@ fn sizes(spec: &LambdaClusterSpec, check: &mut Check) {
         "spec.handlerDefaults.concurrency.idleTimeout",
         &spec.handler_defaults.concurrency.idle_timeout,
     );
-    if let Some(size) = &spec.agent.storage.size {
-        check.size("spec.agent.storage.size", size);
-    }
 }
 
 /// Gathers problems.
@@ -204,12 +198,11 @@ mod tests {
             "demo",
             json!({
                 "registry": {"embedded": {}},
-                "packages": {"credentials": {"secretName": "x"}, "allowSourceBuilds": true},
                 "agent": {"importCache": {"mode": "Tree", "tree": {"configMap": {"name": "t"}}}},
             }),
         ))
         .unwrap_err();
-        assert_eq!(all.len(), 4, "{all:#?}");
+        assert_eq!(all.len(), 2, "{all:#?}");
         assert!(all.iter().all(|problem| problem.unsupported));
     }
 }

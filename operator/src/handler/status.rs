@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use openlambda_api::conditions::{self, ConditionReason as Reason, ConditionType as Type, Verdict};
-use openlambda_api::handler::{Counts, Revision};
+use openlambda_api::handler::{Counts, PackagesStatus, Revision};
 use openlambda_api::{HandlerState, HandlerStatus, Phase};
 
 use super::resolve::{Found, Nowhere};
@@ -38,7 +38,7 @@ pub fn compute(
         active_revision: active,
         revisions,
         agents: Some(judged.agents),
-        packages: old.packages.clone(),
+        packages: packages(old, found, generation),
         conditions: conditions::next(&old.conditions, &judged.verdicts, Some(generation), now),
     }
 }
@@ -62,13 +62,45 @@ struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     fn of(found: &Found<'a>, generation: i64) -> Self {
-        let current = |state: &&HandlerState| state.generation == generation;
-        let states = || found.agents.iter().filter_map(|(_, state)| *state).filter(current);
+        let states = || current(found, generation);
         Self {
             ready: states().filter(|state| state.state == Phase::Ready).count(),
             failed: states().filter(|state| state.state == Phase::Failed).collect(),
             agents: found.agents.len(),
         }
+    }
+}
+
+/// What agents say of this generation.
+fn current<'f, 'a>(
+    found: &'f Found<'a>,
+    generation: i64,
+) -> impl Iterator<Item = &'a HandlerState> + use<'f, 'a> {
+    let states = found.agents.iter().filter_map(|(_, state)| *state);
+    states.filter(move |state| state.generation == generation)
+}
+
+/// What the requirements mean, for every node: what was recorded first stands as long as an agent has the same requirements.
+/// By then the others have taken it over from here.
+fn packages(
+    old: &HandlerStatus,
+    found: &Result<Found<'_>, Nowhere>,
+    generation: i64,
+) -> Option<PackagesStatus> {
+    let Ok(found) = found else { return old.packages.clone() };
+    let ready = || current(found, generation).filter(|state| state.state == Phase::Ready);
+    let said = || ready().filter_map(|state| state.packages.as_ref());
+    let same = |old: &&PackagesStatus| said().any(|said| said.requirements == old.requirements);
+    if let Some(old) = old.packages.as_ref().filter(same) {
+        return Some(old.clone());
+    }
+    match said().next() {
+        Some(said) => {
+            Some(PackagesStatus { requirements: said.requirements.clone(), locked: said.locked.clone() })
+        }
+        // Ready without packages: it needs none any more.
+        None if ready().next().is_some() => None,
+        None => old.packages.clone(),
     }
 }
 
@@ -90,7 +122,11 @@ fn stuck(nowhere: &Nowhere) -> Judged {
 
 fn judge(handler: &HandlerView, old: &HandlerStatus, found: &Found<'_>, generation: i64) -> Judged {
     let tally = Tally::of(found, generation);
-    let packages = !handler.spec.requirements.is_empty();
+    // A bundle may bring requirements of its own, of which only the agents know.
+    let found_some = |state: &HandlerState| {
+        state.packages.is_some() || Reason::parse(&state.reason).map(step_of) == Some(Type::PackagesInstalled)
+    };
+    let packages = !handler.spec.requirements.is_empty() || current(found, generation).any(found_some);
     let steps: Vec<Type> =
         STEPS.into_iter().filter(|step| packages || *step != Type::PackagesInstalled).collect();
     let was_ready = was_ready(old, generation);
@@ -189,7 +225,13 @@ fn step_of(reason: Reason) -> Type {
         | Reason::ReferenceNotFound
         | Reason::NotSupported
         | Reason::InvalidSpec => Type::SourceResolved,
-        Reason::InstallFailed => Type::PackagesInstalled,
+        Reason::InvalidRequirements
+        | Reason::Unsatisfiable
+        | Reason::NoWheel
+        | Reason::IndexUnreachable
+        | Reason::HashMismatch
+        | Reason::DiskFull
+        | Reason::InstallFailed => Type::PackagesInstalled,
         _ => Type::CodeLoads,
     }
 }

@@ -16,7 +16,7 @@ use super::{Cluster, kind, plain};
 use crate::build::{Profile, build};
 use crate::metadata::{self, Packages};
 use crate::workspace::Workspace;
-use crate::{command, vm};
+use crate::{command, uv, vm};
 
 const RUNTIME: &str = "usr/lib/openlambda/runtime";
 
@@ -159,6 +159,7 @@ fn stage(binaries: &Path, workspace: &Workspace, part: Part, context: &Path) -> 
     if part != Part::NodeAgent {
         return Ok(());
     }
+    install(&uv::ensure(workspace)?, &context.join("usr/bin/uv"), true)?;
     let runtime = context.join(RUNTIME);
     install(&binaries.join("lib_openlambda.so"), &runtime.join("_openlambda.abi3.so"), true)?;
     let sources = workspace.path("runtime");

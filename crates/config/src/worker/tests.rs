@@ -82,9 +82,12 @@ fn our_keys_are_accepted() {
                    "request": "1Mi", "response": "2Mi", "log": 0},
         "max_instances": 3, "queue_length": 0, "queue_timeout": "1s", "pause_after": "0s", "idle_timeout": "1m",
         "drain_timeout": "0s", "python": "/opt/python", "data_threads": 2, "sandbox_create_queue_size": 9,
-        "handler_cache_size": "512Mi"
+        "handler_cache_size": "512Mi", "packages_size": "1Gi", "packages_ca": "ca.pem", "allow_source_builds": true, "uv": "/opt/uv"
     })))
     .unwrap();
+    assert_eq!((config.packages_size, config.allow_source_builds), (Size::from_mib(1024), true));
+    assert_eq!(config.packages_ca.as_deref(), Some(Path::new("/c/config/ca.pem")));
+    assert_eq!(config.uv.as_deref(), Some(Path::new("/opt/uv")));
     assert_eq!(config.admin.to_string(), "127.0.0.1:9");
     assert_eq!(config.limits.cpu_millis, Some(500));
     assert_eq!(config.limits.timeout, Duration::from_millis(1500));

@@ -80,7 +80,7 @@ pub(super) fn start(
     }
 }
 
-fn rest(pipe: &mut io::PipeReader) -> String {
+pub(super) fn rest(pipe: &mut io::PipeReader) -> String {
     let mut text = String::new();
     let _ = pipe.read_to_string(&mut text);
     text
@@ -92,7 +92,7 @@ fn write_maps(pid: i32, base: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/gid_map"), &map)
 }
 
-fn on<T, E: Into<io::Error>>(step: &str, result: Result<T, E>) -> Result<T, String> {
+pub(super) fn on<T, E: Into<io::Error>>(step: &str, result: Result<T, E>) -> Result<T, String> {
     result.map_err(|error| format!("{step}: {}", error.into()))
 }
 
@@ -106,7 +106,7 @@ fn be_zygote(
     for join in &fds[3..] {
         on("join the cgroup", rustix::io::write(join, b"0"))?;
     }
-    enter_root(&config.root)?;
+    enter_root(&config.root, || Ok(()))?;
     on("name the host", sethostname("sandbox"))?;
     plain_signals()?;
     on("make a user namespace", unshare(CloneFlags::CLONE_NEWUSER))?;
@@ -121,19 +121,21 @@ fn be_zygote(
 }
 
 /// Makes the base root the only thing in this mount namespace, with a `/proc` that shows none but our own processes.
-fn enter_root(root: &Path) -> Result<(), String> {
+/// `more` mounts what else there is to be, by paths relative to that root.
+pub(super) fn enter_root(root: &Path, more: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let none = None::<&str>;
     on("make mounts private", mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))?;
     on("enter the base root", chdir(root))?;
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     on("mount /proc", mount(Some("proc"), "proc", Some("proc"), safe, Some("hidepid=invisible")))?;
+    more()?;
     on("pivot_root", pivot_root(".", "."))?;
     on("leave the old root", umount2(".", MntFlags::MNT_DETACH))?;
     on("enter the new root", chdir("/"))
 }
 
 /// The nursery ignores and blocks signals; neither must be inherited by handlers.
-fn plain_signals() -> Result<(), String> {
+pub(super) fn plain_signals() -> Result<(), String> {
     for which in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE] {
         #[allow(unsafe_code)]
         // SAFETY: the default action installs no handler, so nothing can run in signal context.
@@ -165,8 +167,8 @@ fn place_descriptors(fds: &[OwnedFd]) -> Result<(), String> {
     for (target, source) in sources.iter().enumerate() {
         on("place a descriptor", sys::dup_onto(source.as_fd(), target as i32))?;
     }
-    // The report pipe is among the rest, close-on-exec like all of them.
-    Ok(())
+    // The report pipe, and what the agent was started with.
+    on("close the rest at exec", sys::close_from_at_exec(CONTROL_FD as u32 + 1))
 }
 
 fn run_python(python: &Path) -> Result<(), String> {

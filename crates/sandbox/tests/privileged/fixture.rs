@@ -43,6 +43,7 @@ impl Fixture {
             base: Base::Host,
             state_dir: dir.path().join("worker"),
             runtime_dir: runtime_dir.into(),
+            packages_dir: dir.path().join("packages"),
             python: PathBuf::from("/usr/bin/python3"),
             cgroup_pool: 4,
         };
@@ -87,6 +88,16 @@ impl Fixture {
 
     pub fn zygote(&self) -> &Zygote {
         &self.0.zygote
+    }
+
+    /// The store of packages.
+    pub fn store(&self) -> PathBuf {
+        self.0.dir.path().join("packages")
+    }
+
+    /// An empty folder.
+    pub fn folder(&self) -> Result<tempfile::TempDir> {
+        Ok(tempfile::tempdir_in(self.0.dir.path())?)
     }
 
     /// A folder with a handler.

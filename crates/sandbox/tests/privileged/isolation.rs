@@ -115,7 +115,8 @@ async fn mounts(f: Fixture) -> Result<()> {
     let allowed = |point: &str| {
         let tops =
             ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/runtime"];
-        ["/", "/handler", "/host", "/tmp"].contains(&point) || tops.iter().any(|top| point.starts_with(top))
+        ["/", "/handler", "/host", "/packages", "/tmp"].contains(&point)
+            || tops.iter().any(|top| point.starts_with(top))
     };
     let points: Vec<_> = answer.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     ensure!(points.contains(&"/handler") && points.iter().all(|point| allowed(point)), "{answer}");

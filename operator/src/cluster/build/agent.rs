@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, PodTemplateSpec, SecurityContext, Volume,
-    VolumeMount,
+    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
+    PodSpec, PodTemplateSpec, SecretKeySelector, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use openlambda_api::labels::{Component, children};
@@ -12,6 +12,7 @@ use super::{ValidCluster, pod};
 use crate::settings::Settings;
 
 const STATE: &str = "state";
+const CERTIFICATES: &str = "index-ca";
 /// Beyond the drain of calls: killing sandboxes, removing cgroups and mounts.
 const CLEANUP_SECONDS: i64 = 15;
 
@@ -63,9 +64,51 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
         mount_path: children::STATE_DIR.to_owned(),
         ..VolumeMount::default()
     });
+    container.env.get_or_insert_default().extend(index_credentials(cluster));
+    let certificates = cluster.spec.packages.ca.as_ref().map(|ca| certificates(&ca.config_map.name));
+    let (volume, mount) = certificates.unzip();
+    container.volume_mounts.get_or_insert_default().extend(mount);
     let mut pod = pod::spec(cluster, settings, part, container);
     pod.volumes.get_or_insert_default().push(state_volume(cluster));
+    pod.volumes.get_or_insert_default().extend(volume);
     pod
+}
+
+/// The certificates for the package index.
+fn certificates(config_map: &str) -> (Volume, VolumeMount) {
+    let volume = Volume {
+        name: CERTIFICATES.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.to_owned(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mount = VolumeMount {
+        name: CERTIFICATES.to_owned(),
+        mount_path: children::CA_DIR.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    (volume, mount)
+}
+
+/// User and password for the package index: of the agent's environment, which nothing that it starts inherits.
+fn index_credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let Some(credentials) = &cluster.spec.packages.credentials else { return Vec::new() };
+    let variable = |name: &str, key: &str| EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: credentials.secret_name.clone(),
+                key: key.to_owned(),
+                optional: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    };
+    vec![variable(children::INDEX_USERNAME, "username"), variable(children::INDEX_PASSWORD, "password")]
 }
 
 /// A directory of the node that is this cluster's alone, or one that goes with the pod.

@@ -16,6 +16,8 @@ use super::ValidCluster;
 const MARGIN: Duration = Duration::from_secs(5);
 /// The least that calls in flight get when a pod ends.
 const DRAIN_MIN: Duration = Duration::from_secs(60);
+/// Of an agent's storage, packages may take so much; the rest is for bundles, and for what is just being installed.
+const PACKAGES_PERCENT: u64 = 75;
 /// cgroups that an agent keeps ready.
 const CGROUP_POOL: u32 = 16;
 
@@ -84,6 +86,15 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     }
     if let Some(index) = &spec.packages.index_url {
         file["pip_mirror"] = json!(index);
+    }
+    if spec.packages.ca.is_some() {
+        file["packages_ca"] = json!(format!("{}/{}", children::CA_DIR, children::CA_FILE));
+    }
+    if spec.packages.allow_source_builds {
+        file["allow_source_builds"] = json!(true);
+    }
+    if let Some(size) = cluster.storage {
+        file["packages_size"] = json!((size.bytes() / 100 * PACKAGES_PERCENT).to_string());
     }
     if !spec.packages.preinstall.is_empty() {
         file["startup_pkgs"] = json!(spec.packages.preinstall);

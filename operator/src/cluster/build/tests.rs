@@ -27,7 +27,10 @@ fn full() -> serde_json::Value {
             "handlerCache": {"memory": "8Gi"},
         },
         "handlerDefaults": {"limits": {"cpu": "1", "timeout": "1500ms"}},
-        "packages": {"indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"]},
+        "packages": {
+            "indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"], "allowSourceBuilds": true,
+            "credentials": {"secretName": "index"}, "ca": {"configMap": {"name": "index-ca"}},
+        },
         "loadBalancer": {
             "replicas": 3, "policy": "RoundRobin", "loadFormula": "DominantResource",
             "maxConnectionsPerAgent": 500, "queue": {"length": 7, "timeout": "3s"},

@@ -1,7 +1,7 @@
 //! Tests of a handler's status as a function.
 
 use k8s_openapi::jiff::Timestamp;
-use openlambda_api::state::Serving;
+use openlambda_api::state::{Packages, Serving};
 use serde_json::json;
 
 use super::*;
@@ -27,6 +27,7 @@ fn state(generation: i64, phase: Phase) -> HandlerState {
         state: phase,
         reason: String::new(),
         message: String::new(),
+        packages: None,
         serving: None,
     }
 }
@@ -171,6 +172,41 @@ fn no_cluster_stalls() {
     assert_eq!(line(&status, Type::Ready), "False ClusterNotFound");
     assert_eq!(line(&status, Type::Stalled), "True ClusterNotFound");
     assert_eq!((status.url.as_deref(), is_final(&status)), (None, true));
+}
+
+fn with_packages(requirements: &str, locked: &[&str]) -> Option<HandlerState> {
+    let locked = locked.iter().map(|&one| one.to_owned()).collect();
+    let packages = Some(Packages { requirements: requirements.into(), locked });
+    Some(HandlerState { packages, ..state(1, Phase::Ready) })
+}
+
+#[test]
+fn the_first_lock_is_recorded_and_stands_for_the_same_requirements() {
+    let two = [with_packages("d1", &["a==1", "b==2"]), with_packages("d1", &["a==1", "b==3"])];
+    let first = status(1, &HandlerStatus::default(), &two);
+    let recorded = first.packages.clone().unwrap();
+    assert_eq!((recorded.requirements.as_str(), recorded.locked.join(" ").as_str()), ("d1", "a==1 b==2"));
+    assert_eq!(line(&first, Type::PackagesInstalled), "True AsExpected");
+    // Another agent is the first to be heard now: nothing changes.
+    let only = [with_packages("d1", &["a==1", "b==3"])];
+    assert_eq!(status(1, &first, &only).packages, first.packages);
+    assert_eq!(status(1, &first, &[None]).packages, first.packages);
+    // Other requirements are recorded anew, and none are none.
+    let other = status(1, &first, &[with_packages("d2", &["a==2"])]);
+    assert_eq!(other.packages.unwrap().locked, ["a==2"]);
+    assert_eq!(status(1, &first, &[Some(state(1, Phase::Ready))]).packages, None);
+}
+
+#[test]
+fn requirements_of_a_bundle_show_when_they_fail() {
+    for reason in
+        ["Unsatisfiable", "NoWheel", "IndexUnreachable", "HashMismatch", "DiskFull", "InvalidRequirements"]
+    {
+        let failed = status(2, &ready(), &[Some(broken(2, reason, Some(1)))]);
+        assert_eq!(line(&failed, Type::PackagesInstalled), format!("False {reason}"));
+        assert_eq!(line(&failed, Type::SourceResolved), "True AsExpected");
+        assert_eq!(failed.active_revision.as_deref(), Some("hello-1"), "the old one serves");
+    }
 }
 
 #[test]
