@@ -55,8 +55,14 @@ fn a_new_operator_writes_nothing(release: &Release) -> Result<()> {
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:9080/proxy/metrics", release.namespace.name());
         kubectl(&["get", "--raw", &path]).ok()
     };
-    let text = until("a thousand reconciliations", || {
-        Ok(metrics().filter(|text| sum(text, "operator_reconciles_total{kind=\"Handler\"") >= COUNT as f64))
+    // Each of its rounds looks at all Handlers; it is through when it has asked the agents and nothing is open.
+    let text = until("rounds over a thousand Handlers", || {
+        let through = |text: &String| {
+            sum(text, "operator_reconciles_total{kind=\"Handler\"") >= 3.0
+                && sum(text, "operator_agent_polls_total{result=\"ok\"") >= 2.0
+                && text.contains("operator_unsettled_handlers 0\n")
+        };
+        Ok(metrics().filter(through))
     })?;
     let writes = sum(&text, "operator_writes_total");
     ensure!(writes == 0.0, "a new operator wrote {writes} times:\n{text}");

@@ -119,7 +119,11 @@ fn resync(kubernetes: &Kubernetes) -> Result<f64> {
             let lines = metrics.lines().filter(|line| line.contains(mark) && !line.starts_with('#'));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
         };
-        if sum("operator_reconciles_total{kind=\"Handler\"") >= HANDLERS as f64 {
+        // Each of its rounds looks at all Handlers; it is through when it has asked the agents and nothing is open.
+        let through = sum("operator_reconciles_total{kind=\"Handler\"") >= 3.0
+            && sum("operator_agent_polls_total{result=\"ok\"") >= 2.0
+            && metrics.contains("operator_unsettled_handlers 0\n");
+        if through {
             return Ok(sum("operator_writes_total"));
         }
         thread::sleep(Duration::from_millis(200));
