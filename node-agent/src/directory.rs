@@ -102,10 +102,12 @@ impl Directory {
                 Ok((function, revision))
             }
             Look::Missing => Err(forget(functions, &function)),
-            Look::Stale => match stage(functions, &function).await {
-                Ok(revision) => Ok((function, revision)),
-                Err(NoFunction::Tree(_, TreeError::Missing(_))) => Err(forget(functions, &function)),
-                Err(error) => Err(error),
+            // Each caller has its own patience, those included that wait for another to stage.
+            Look::Stale => match tokio::time::timeout(PATIENCE, stage(functions, &function)).await {
+                Ok(Ok(revision)) => Ok((function, revision)),
+                Ok(Err(NoFunction::Tree(_, TreeError::Missing(_)))) => Err(forget(functions, &function)),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(NoFunction::Installing(parse(name)?)),
             },
         }
     }
@@ -159,11 +161,8 @@ async fn stage(functions: &Arc<Functions>, function: &Arc<Function>) -> Result<A
         NoFunction::Packages(name.clone(), error)
     };
     let wanted = copy.wanted.clone().map_err(failed)?;
-    let installed = functions.installer.ensure(name.as_str(), wanted, None);
-    match tokio::time::timeout(PATIENCE, installed).await {
-        Ok(installed) => Ok(place.serve(functions, function, *copy, installed.map_err(failed)?.set)),
-        Err(_) => Err(NoFunction::Installing(name)),
-    }
+    let installed = functions.installer.ensure(name.as_str(), wanted, None).await.map_err(failed)?;
+    Ok(place.serve(functions, function, *copy, installed.set))
 }
 
 fn parse(name: &str) -> Result<HandlerName, InvalidName> {

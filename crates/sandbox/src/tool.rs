@@ -47,7 +47,7 @@ pub struct ToolSpec {
 pub struct ToolEnd {
     /// How the program ended.
     pub status: ExitStatus,
-    /// What it printed, cut after [`OUTPUT`] bytes.
+    /// What it printed, cut after 256 KiB.
     pub stdout: Vec<u8>,
     /// What it printed of errors, cut likewise.
     pub stderr: Vec<u8>,

@@ -160,15 +160,13 @@ fn an_index_that_lies_and_wheels_that_do_not_fit_are_refused() -> Result<()> {
     index.add("tampered", "tampered-1.0-py3-none-any.whl", &zeros, tampered)?;
     index.add("old", "old-1.0-cp27-none-any.whl", &zeros, wheel("old", "1.0", &[], &[("old.py", "")])?)?;
     index.wheel("needs", "1.0", &["nowhere>=1"], &[("needs.py", "")])?;
-    index.wheel("climbs", "1.0", &[], &[("../../climbed.py", "x = 1\n")])?;
     index.add("torn", "torn-1.0-py3-none-any.whl", &hex(b"PK"), b"PK".to_vec())?;
     for (name, reasons) in [
         ("tampered", ["HashMismatch"].as_slice()),
         ("old", &["NoWheel"]),
         ("needs", &["Unsatisfiable"]),
         ("missing", &["Unsatisfiable"]),
-        // uv has its own words for these; what counts is that nothing comes of them.
-        ("climbs", &["InstallFailed", "IndexUnreachable"]),
+        // uv has its own words for it; what counts is that nothing comes of it.
         ("torn", &["InstallFailed", "IndexUnreachable"]),
     ] {
         cluster.file(name, "requirements.txt", &format!("{name}\n"))?;
@@ -177,7 +175,14 @@ fn an_index_that_lies_and_wheels_that_do_not_fit_are_refused() -> Result<()> {
         ensure!(reasons.iter().any(|reason| message.contains(reason)), "{name}: {message}");
     }
     ensure!(installed(&cluster)?.is_empty());
-    ensure!(!cluster.path().join("packages/climbed.py").exists());
+    // A file that would land outside the package's folder lands nowhere.
+    index.wheel("climbs", "1.0", &[], &[("../../climbed.py", "x = 1\n"), ("climbs.py", "x = 1\n")])?;
+    cluster.file("climbs", "requirements.txt", "climbs\n")?;
+    cluster.handler("climbs", "import climbs\ndef handler(event):\n    return climbs.x\n")?;
+    ensure!(call(&cluster, "climbs")? == json!(1));
+    for place in ["packages/installed/climbed.py", "packages/climbed.py", "climbed.py"] {
+        ensure!(!cluster.path().join(place).exists(), "{place}");
+    }
     cluster.stop()
 }
 
