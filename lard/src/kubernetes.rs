@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -61,7 +62,7 @@ pub fn follow_agents(
     let api: Api<EndpointSlice> = Api::namespaced(client, &scope.namespace);
     let config = watcher::Config::default().any_semantic().labels(&format!("{SERVICE}={service}"));
     async move {
-        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut events = watcher(api, config).backoff(patience()).boxed();
         let (mut slices, mut published, mut blocker) = (Slices::default(), None, Some(blocker));
         let max_conn = gateway.settings.max_conn_per_agent.and_then(|most| u32::try_from(most).ok());
         while let Some(event) = events.next().await {
@@ -185,7 +186,7 @@ struct SpecView {
 /// Follows what Handlers have of their own, for ever.
 pub async fn follow_limits(client: Client, scope: Scope, gateway: Arc<Gateway>) {
     let api: Api<DeserializeGuard<HandlerView>> = Api::namespaced(client, &scope.namespace);
-    let mut events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().boxed();
+    let mut events = watcher(api, watcher::Config::default().page_size(PAGE)).backoff(patience()).boxed();
     let mut listed = HashMap::new();
     while let Some(event) = events.next().await {
         match event {
@@ -223,6 +224,13 @@ fn own(handler: &DeserializeGuard<HandlerView>, scope: &Scope) -> (String, Own) 
         packages: None,
     };
     (name, own)
+}
+
+/// Between two tries of a watch: soon at first, and never so long that people wait for it once the API server is back.
+fn patience() -> watcher::ExponentialBackoff {
+    let (first, last) = (Duration::from_millis(200), Duration::from_secs(5));
+    let builder = backon::ExponentialBuilder::default().with_min_delay(first).with_max_delay(last);
+    builder.with_factor(2.0).with_jitter().without_max_times().into()
 }
 
 #[cfg(test)]

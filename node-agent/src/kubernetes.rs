@@ -200,7 +200,7 @@ fn events<K>(api: Api<K>) -> Events<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(api, watcher::Config::default().any_semantic()).default_backoff().boxed()
+    watcher(api, watcher::Config::default().any_semantic()).backoff(patience()).boxed()
 }
 
 async fn next<K>(stream: &mut Option<Events<K>>) -> Option<watcher::Result<Event<K>>> {
@@ -272,4 +272,11 @@ fn look_at_secrets(deployer: &mut Deployer, maker: &Arc<Maker>, news: &mpsc::Unb
             }
         }
     });
+}
+
+/// Between two tries of a watch: soon at first, and never so long that people wait for it once the API server is back.
+fn patience() -> watcher::ExponentialBackoff {
+    let (first, last) = (Duration::from_millis(200), Duration::from_secs(5));
+    let builder = backon::ExponentialBuilder::default().with_min_delay(first).with_max_delay(last);
+    builder.with_factor(2.0).with_jitter().without_max_times().into()
 }

@@ -47,6 +47,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s:%s" .Values.lard.image.repository (coalesce .Values.lard.image.tag .Values.image.tag .Chart.AppVersion) }}
 {{- end }}
 
+{{- /* The LambdaCluster's spec: the shortcuts, and over them what is said in full. */ -}}
+{{- define "openlambda.clusterSpec" -}}
+{{- $service := dict }}
+{{- range $key, $value := .Values.service }}
+{{- if $value }}{{ $_ := set $service $key $value }}{{ end }}
+{{- end }}
+{{- $spec := dict }}
+{{- if $service }}{{ $_ := set $spec "loadBalancer" (dict "service" $service) }}{{ end }}
+{{- with .Values.ingress }}
+{{- if .enabled }}
+{{- $ingress := dict }}
+{{- with .className }}{{ $_ := set $ingress "className" . }}{{ end }}
+{{- with .annotations }}{{ $_ := set $ingress "annotations" . }}{{ end }}
+{{- range .hosts }}
+{{- if kindIs "string" . }}{{ $_ := set $ingress "host" . }}{{ else }}{{ $_ := set $ingress "host" .host }}{{ end }}
+{{- end }}
+{{- range .tls }}{{ $_ := set $ingress "tls" (dict "secretName" .secretName) }}{{ end }}
+{{- $_ := set $spec "ingress" $ingress }}
+{{- end }}
+{{- end }}
+{{- toYaml (mustMergeOverwrite $spec (deepCopy .Values.cluster.spec)) }}
+{{- end }}
+
+{{- /* The port of that LambdaCluster's Service. */ -}}
+{{- define "openlambda.port" -}}
+{{- dig "loadBalancer" "service" "port" 80 (include "openlambda.clusterSpec" . | fromYaml) }}
+{{- end }}
+
 {{- /* The namespace that is looked after, or * for all. */ -}}
 {{- define "openlambda.watch" -}}
 {{- default .Release.Namespace .Values.watchNamespace }}

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -129,7 +130,7 @@ impl Start<'_> {
         let config = watcher::Config::default().labels(selector).page_size(PAGE);
         let (store, writer) = reflector::store();
         let stream = watcher(api, config)
-            .default_backoff()
+            .backoff(patience())
             .modify(|object: &mut K| object.managed_fields_mut().clear())
             .reflect(writer);
         let changed = Arc::clone(&self.changed);
@@ -144,4 +145,11 @@ impl Start<'_> {
         });
         store
     }
+}
+
+/// Between two tries of a watch: soon at first, and never so long that people wait for it once the API server is back.
+fn patience() -> watcher::ExponentialBackoff {
+    let (first, last) = (Duration::from_millis(200), Duration::from_secs(5));
+    let builder = backon::ExponentialBuilder::default().with_min_delay(first).with_max_delay(last);
+    builder.with_factor(2.0).with_jitter().without_max_times().into()
 }

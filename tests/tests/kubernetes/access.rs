@@ -8,9 +8,10 @@ use openlambda_tests::kubernetes::{attempt, kubectl};
 use crate::shared;
 
 /// Resource and verbs, one line each, as `kubectl auth can-i --list` has them.
-const AGENT: [&str; 3] = [
+const AGENT: [&str; 4] = [
     "configmaps [] [] [get list watch]",
     "handlers.openlambda.dev [] [] [list watch]",
+    "lambdaclusters.openlambda.dev [] [] [list watch]",
     "secrets [] [] [get]",
 ];
 const LARD: [&str; 2] =

@@ -18,6 +18,8 @@ use crate::metadata::{self, Packages};
 use crate::workspace::Workspace;
 use crate::{command, uv, vm};
 
+/// The workspace's, and the charts'.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const RUNTIME: &str = "usr/lib/openlambda/runtime";
 
 /// Arguments of `cargo xtask image`.
@@ -26,8 +28,8 @@ pub struct Args {
     /// Only these (all that the workspace has, if none is given)
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// The images are named localhost/openlambda-PART:TAG
-    #[arg(long, default_value = "dev")]
+    /// The images are named localhost/openlambda-PART:TAG; the chart asks for its appVersion, which is the default
+    #[arg(long, default_value = VERSION)]
     tag: String,
     /// The profile of the binaries, where docker does not build them
     #[arg(long, value_enum, default_value_t = Profile::Release)]
