@@ -131,18 +131,13 @@ fn nodes_come_and_die() -> Result<()> {
     let account = load.stop()?;
     at_most_what_ran(&account)?;
     ensure!(account.longest < Duration::from_secs(4), "a call took {:?}", account.longest);
-    // The status follows once Kubernetes has given the node up, and again when it is gone.
-    let told = until_within(Duration::from_secs(90), "2/3 agents", || {
-        let cluster = release.namespace.get("lambdacluster/demo")?;
-        Ok((cluster["status"]["agents"]["summary"] == "2/3").then_some(()))
-    });
-    told.map_err(|error| error.context(release.namespace.pods()))?;
-    let name = node.name();
-    drop(node);
-    until_within(Duration::from_secs(90), &format!("two agents without {name}"), || {
+    // Once Kubernetes has given the node up, no agent is wanted there.
+    let told = until_within(Duration::from_secs(90), "two agents of two", || {
         let cluster = release.namespace.get("lambdacluster/demo")?;
         Ok((cluster["status"]["agents"]["summary"] == "2/2").then_some(()))
-    })?;
+    });
+    told.map_err(|error| error.context(release.namespace.pods()))?;
+    drop(node);
     release.deploy("afterwards", &constant("well"))?;
     release.wait_for_answer("afterwards", &json!(null), &json!("well"))
 }
