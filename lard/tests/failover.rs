@@ -29,7 +29,7 @@ async fn refused_connection() {
         assert_eq!(lard.post("/run/f", BODY).await.body, "good 300000");
     }
     assert_eq!(&good.last().body[..], BODY);
-    assert!(lard.gateway.targets.view()[0].failures > 0, "the dead one is set aside");
+    assert!(lard.servers()[0].failures > 0, "the dead one is set aside");
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn draining_and_full_agents() {
         assert_eq!(lard.post("/run/f", BODY).await.body, "good 300000", "{reason}");
         assert_eq!(good.calls(), 1);
         assert!(lard.metric(&format!("openlambda_lb_retries_total{{reason=\"{reason}\"}} 1")));
-        let set_aside = lard.gateway.targets.view()[0].failures > 0;
+        let set_aside = lard.servers()[0].failures > 0;
         assert_eq!(set_aside, reason == "draining");
     }
 }
@@ -90,7 +90,7 @@ async fn a_kept_connection_that_the_agent_just_closed_costs_nothing() {
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     }
     assert_eq!(agent.log.connections.load(Ordering::Relaxed), 3);
-    assert_eq!(lard.gateway.targets.view()[0].failures, 0);
+    assert_eq!(lard.servers()[0].failures, 0);
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn no_more_than_three_are_tried() {
     let message = answer.json()["message"].as_str().unwrap().to_owned();
     assert!(message.starts_with("no agent took the call; tried 3: agent w"), "{message}");
     assert!(lard.metric(r#"openlambda_lb_retries_total{reason="connect"} 2"#));
-    assert_eq!(lard.gateway.targets.view().iter().filter(|t| t.failures > 0).count(), 3);
+    assert_eq!(lard.servers().iter().filter(|t| t.failures > 0).count(), 3);
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_restarted_agent_is_found_again_even_when_all_were_set_aside() {
     assert_eq!(lard.post("/run/f", "1").await.status, 503);
     let agent = Agent::start_on(dead.socket.listen(64).unwrap(), Kind::Good("back"));
     assert_eq!(lard.post("/run/f", "1").await.body, "back 1");
-    assert_eq!((agent.calls(), lard.gateway.targets.view()[0].failures), (1, 0));
+    assert_eq!((agent.calls(), lard.servers()[0].failures), (1, 0));
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_call_over_its_time_gets_504_and_is_given_up_at_the_agent() {
     let answer = lard.post("/run/f", "1").await;
     assert_eq!((answer.status, answer.reason().as_str()), (504, "function_timeout"));
     until("the agent sees that nobody waits", || agent.log.abandoned.load(Ordering::Relaxed) == 1).await;
-    assert_eq!(lard.gateway.targets.view()[0].failures, 0, "it had taken the call");
+    assert_eq!(lard.servers()[0].failures, 0, "it had taken the call");
 }
 
 #[tokio::test]
@@ -142,10 +142,10 @@ async fn a_client_that_goes_away_takes_its_call_along() {
     let request = Request::post("/run/f").body("1".into()).unwrap();
     let client = tokio::spawn(support::try_send(lard.address, request));
     until("the call is at the agent", || agent.calls() == 1).await;
-    assert_eq!(lard.gateway.targets.view()[0].connections, 1);
+    assert_eq!(lard.servers()[0].connections, 1);
     client.abort();
     until("the agent sees that nobody waits", || agent.log.abandoned.load(Ordering::Relaxed) == 1).await;
-    until("the call is counted out", || lard.gateway.targets.view()[0].connections == 0).await;
+    until("the call is counted out", || lard.servers()[0].connections == 0).await;
     assert!(lard.metric(r#"openlambda_lb_requests_total{code="499"} 1"#));
 }
 

@@ -87,12 +87,12 @@ async fn agents_are_those_of_the_slices() {
 
     tell(&events, &slice(second.port, true)).await;
     let port = second.port.to_string();
-    until("the other agent", || lard.gateway.targets.view()[0].address.ends_with(&port)).await;
+    until("the other agent", || lard.servers()[0].address.ends_with(&port)).await;
     assert_eq!(lard.post("/run/f", "1").await.body, "two 1");
-    assert_eq!(lard.gateway.targets.view()[0].name, "one");
+    assert_eq!(lard.servers()[0].name, "one");
 
     tell(&events, &slice(second.port, false)).await;
-    until("no agent", || lard.gateway.targets.view().is_empty()).await;
+    until("no agent", || lard.servers().is_empty()).await;
     assert!(readiness.is_ready(), "calls would wait here for the next");
     assert_eq!(lard.post("/run/f", "1").await.status, 503);
 }
@@ -110,7 +110,7 @@ async fn one_that_is_gone_before_its_slice_is_set_aside_at_once() {
     let gateway = Arc::clone(&lard.gateway);
     tokio::spawn(kubernetes::follow_agents(client, &scope, gateway, Readiness::new()));
     tell(&events, &both).await;
-    until("both agents", || lard.gateway.targets.view().len() == 2).await;
+    until("both agents", || lard.servers().len() == 2).await;
     let began = Instant::now();
     for handler in ["a", "b", "c", "d"] {
         assert_eq!(lard.post(&format!("/run/{handler}"), "1").await.body, "there 1");
@@ -156,12 +156,12 @@ async fn the_only_agent_is_replaced_and_no_call_fails() {
     let lard = lard(|_| {}).await;
     let (client, events) = api_server(slice(old.port, true));
     follow(&lard, client);
-    until("the old one", || lard.gateway.targets.view().len() == 1).await;
+    until("the old one", || lard.servers().len() == 1).await;
     // It has been told to end, and nobody has said so yet.
     let early = call(&lard);
     until("a call to wait", || lard.gateway.hold.waiting() == 1).await;
     tell(&events, &slice(old.port, false)).await;
-    until("no agent", || lard.gateway.targets.view().is_empty()).await;
+    until("no agent", || lard.servers().is_empty()).await;
     let late = call(&lard);
     until("both to wait", || lard.gateway.hold.waiting() == 2).await;
     assert!(!early.is_finished());
@@ -193,7 +193,7 @@ async fn an_agent_without_room_is_not_waited_for() {
     let lard = lard(|_| {}).await;
     let (client, _events) = api_server(slice(full.port, true));
     follow(&lard, client);
-    until("an agent", || lard.gateway.targets.view().len() == 1).await;
+    until("an agent", || lard.servers().len() == 1).await;
     assert_eq!(lard.post("/run/f", "1").await.status, 503);
     assert_eq!(lard.gateway.hold.waiting(), 0);
 }
@@ -209,8 +209,8 @@ async fn an_agent_has_no_more_calls_than_it_may() {
     let lard = Arc::new(lard.await);
     let (client, events) = api_server(slice(slow.port, true));
     follow(&lard, client);
-    until("an agent", || lard.gateway.targets.view().len() == 1).await;
-    assert_eq!(lard.gateway.targets.view()[0].max_conn, Some(2));
+    until("an agent", || lard.servers().len() == 1).await;
+    assert_eq!(lard.servers()[0].max_conn, Some(2));
     let running = [call(&lard), call(&lard)];
     until("two calls", || slow.calls() == 2).await;
     let waiting = call(&lard);

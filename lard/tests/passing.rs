@@ -52,7 +52,7 @@ async fn verb_path_query_headers_and_body_pass() {
         assert_eq!(answer.headers["x-own"], "kept");
         assert!(!answer.headers.contains_key("endpoint-load-metrics"));
     }
-    assert_eq!(lard.gateway.targets.view()[0].memory, Some(0.5), "the load report was read");
+    assert_eq!(lard.servers()[0].memory, Some(0.5), "the load report was read");
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn large_answers_and_many_calls_at_once_pass() {
         assert_eq!(call.await.unwrap(), "a 1048576");
     }
     assert_eq!(agent.calls(), 50);
-    until("all are counted out", || lard.gateway.targets.view()[0].connections == 0).await;
+    until("all are counted out", || lard.servers()[0].connections == 0).await;
 }
 
 /// Reads until the other side closes.

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use openlambda_config::BalancerConfig;
+use openlambda_lard::view::{ServerView, view};
 use openlambda_lard::{Gateway, Settings, server};
 use openlambda_telemetry::{Drain, Registry};
 use parking_lot::Mutex;
@@ -225,6 +226,11 @@ pub struct Lard {
 }
 
 impl Lard {
+    /// What it knows of the agents.
+    pub fn servers(&self) -> Vec<ServerView> {
+        view(&self.gateway).servers
+    }
+
     pub async fn start(config: Value) -> Self {
         Self::start_with(config, |_| {}).await
     }
