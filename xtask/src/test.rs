@@ -19,7 +19,7 @@ const PRIVILEGED: &str = "privileged";
 /// The package of the end-to-end tests.
 const END_TO_END: &str = "tests";
 /// Those of them that need a Kubernetes.
-const KUBERNETES: &str = "kubernetes";
+const KUBERNETES: &str = "on_kubernetes";
 /// Nodes of the cluster that these begin with.
 const NODES: u8 = 2;
 /// The tag of the images that are tested.

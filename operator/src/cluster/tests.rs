@@ -86,12 +86,12 @@ async fn an_invalid_spec_changes_nothing_but_the_status() {
     let context = context(&server);
     reconciled(&context, json!({})).await.unwrap();
     server.writes();
-    reconciled(&context, json!({"loadBalancer": {"policy": "CostAware", "replicas": 9}})).await.unwrap();
+    reconciled(&context, json!({"registry": {"embedded": {}}, "loadBalancer": {"replicas": 9}})).await.unwrap();
     assert_eq!(server.writes(), [STATUS]);
     let status = server.object(STATUS.trim_start_matches("PATCH ")).unwrap()["status"].clone();
     assert_eq!(status["conditions"][0]["reason"], "NotSupported");
     let message = status["conditions"][0]["message"].as_str().unwrap();
-    assert!(message.starts_with("spec.loadBalancer.policy: "), "{message}");
+    assert!(message.starts_with("spec.registry"), "{message}");
     assert_eq!(server.object(&format!("{APPS}/deployments/demo-lard")).unwrap()["spec"]["replicas"], 2);
 }
 

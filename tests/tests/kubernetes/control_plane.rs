@@ -35,7 +35,8 @@ fn calls_go_on_without_the_operator() -> Result<()> {
     release.deploy("without-operator", &constant("old"))?;
     let operator = format!("deployment/{}-openlambda-operator", release.name());
     release.namespace.kubectl(&["scale", &operator, "--replicas=0"])?;
-    until("the operator's end", || {
+    // Kubernetes' own controllers may still be slow from the other test here, which took their API server away.
+    until_within(AWAY * 2, "the operator's end", || {
         let pods = release.namespace.pods_of("app.kubernetes.io/component=operator")?;
         Ok(pods.is_empty().then_some(()))
     })?;
