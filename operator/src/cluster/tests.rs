@@ -86,7 +86,9 @@ async fn an_invalid_spec_changes_nothing_but_the_status() {
     let context = context(&server);
     reconciled(&context, json!({})).await.unwrap();
     server.writes();
-    reconciled(&context, json!({"registry": {"embedded": {}}, "loadBalancer": {"replicas": 9}})).await.unwrap();
+    reconciled(&context, json!({"registry": {"embedded": {}}, "loadBalancer": {"replicas": 9}}))
+        .await
+        .unwrap();
     assert_eq!(server.writes(), [STATUS]);
     let status = server.object(STATUS.trim_start_matches("PATCH ")).unwrap()["status"].clone();
     assert_eq!(status["conditions"][0]["reason"], "NotSupported");
