@@ -1,7 +1,7 @@
 //! A fleet of agents and a stream of calls, simulated: how well a policy does before it meets a user.
 //!
 //! The policies are the same code that serves. All chance comes from a seed: equal scenarios have equal outcomes. An
-//! agent has slots, a queue, idle sandboxes and Zygotes, both given up least recently used first ([`agent`]); a call
+//! agent has slots, a queue, idle sandboxes and Zygotes, both given up least recently used first (`agent`); a call
 //! costs nothing to start in an idle sandbox of its handler, a fork where a Zygote has its packages, and an import
 //! elsewhere. What the policy knows of an agent is what came with the replies so far.
 
