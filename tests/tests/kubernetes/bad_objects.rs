@@ -188,7 +188,7 @@ fn expect(release: &Release, name: &str, reason: &str, parts: &[&str]) -> Result
 }
 
 #[test]
-fn a_namespace_without_a_cluster_and_one_with_two() -> Result<()> {
+fn another_namespace_is_left_alone() -> Result<()> {
     let release = shared::release()?;
     let elsewhere = Namespace::new("nobody")?;
     // No operator looks after it: the object is there, and no more.

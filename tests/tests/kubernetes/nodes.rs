@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::shared::constant;
 
 const CLIENTS: usize = 4;
-/// Long enough that a killed agent has calls in its sandboxes, nearly always.
+/// Long enough that a killed agent has calls in its sandboxes, nearly always: the pause is the handler's work.
 const SLOW: &str = "import time\ndef handler(event):\n    time.sleep(0.03)\n    return event\n";
 
 fn release(name: &str) -> Result<Release> {

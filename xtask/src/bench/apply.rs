@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::Bench;
-use super::kubernetes::{Kubernetes, NAME, create, delete, handler, objects};
+use super::kubernetes::{Kubernetes, NAME, create, delete, get, handler, objects};
 use super::report::{Bound, Report};
 use super::subject::{calls, throughput};
 use crate::http::{Connection, Request};
@@ -110,7 +110,8 @@ fn deployment(kubernetes: &Kubernetes, api: &mut Connection, name: &str) -> Resu
     let start = Instant::now();
     create(api, &format!("/api/v1/namespaces/{NAME}/services"), &service(name))?;
     create(api, &format!("/apis/apps/v1/namespaces/{NAME}/deployments"), &pods(name))?;
-    let address = kubernetes.node_port(name)?;
+    // Not by kubectl, whose start would count.
+    let address = kubernetes.at(&get(api, &format!("/api/v1/namespaces/{NAME}/services/{name}"))?)?;
     let request = Request::post("/", EVENT);
     loop {
         let answer = Connection::open(address).and_then(|mut connection| connection.call(&request));
@@ -120,11 +121,13 @@ fn deployment(kubernetes: &Kubernetes, api: &mut Connection, name: &str) -> Resu
         if start.elapsed() > PATIENCE {
             bail!("the Deployment {name} did not answer within {PATIENCE:?}");
         }
+        // Between two looks.
         std::thread::sleep(Duration::from_millis(5));
     }
     let time = start.elapsed().as_secs_f64() * 1e3;
     if name != "bare" {
         delete(api, &format!("/apis/apps/v1/namespaces/{NAME}/deployments/{name}"))?;
+        delete(api, &format!("/api/v1/namespaces/{NAME}/services/{name}"))?;
     }
     Ok((time, address))
 }

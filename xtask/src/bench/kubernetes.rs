@@ -90,11 +90,16 @@ impl Kubernetes {
 
     /// Where a Service of type NodePort answers.
     pub fn node_port(&self, service: &str) -> Result<SocketAddr> {
-        let path = "jsonpath={.spec.ports[0].nodePort}";
-        let port = self.kubectl(&["--namespace", NAME, "get", "service", service, "-o", path])?;
+        let text = self.kubectl(&["--namespace", NAME, "get", "service", service, "-o", "json"])?;
+        self.at(&serde_json::from_str(&text)?)
+    }
+
+    /// The same of a Service that was read already.
+    pub fn at(&self, service: &Value) -> Result<SocketAddr> {
+        let port = &service["spec"]["ports"][0]["nodePort"];
         format!("{}:{port}", self.node)
             .parse()
-            .with_context(|| format!("Service {service} has no NodePort: {port:?}"))
+            .with_context(|| format!("the Service has no NodePort: {service}"))
     }
 
     /// What a pod's admin port says.

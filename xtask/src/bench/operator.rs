@@ -77,6 +77,7 @@ fn memory(kubernetes: &Kubernetes) -> Result<(f64, Vec<f64>)> {
         if Instant::now() > end {
             bail!("the kubelets tell the memory of {} of {} pods", sets.len(), wanted.len());
         }
+        // Between two looks.
         thread::sleep(Duration::from_millis(500));
     }
 }
@@ -126,6 +127,7 @@ fn resync(kubernetes: &Kubernetes) -> Result<f64> {
         if through {
             return Ok(sum("what=\"handler status\"") + sum("what=\"cluster status\""));
         }
+        // Between two looks.
         thread::sleep(Duration::from_millis(200));
     }
     bail!("a new operator did not look at {HANDLERS} Handlers within {PATIENCE:?}")

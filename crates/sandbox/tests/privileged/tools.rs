@@ -98,7 +98,7 @@ async fn limits(f: Fixture) -> Result<()> {
     let (failed, _) = run(&f, "import sys; sys.exit(7)", Limits::default(), long).await?;
     ensure!(failed.status.code() == Some(7) && !failed.timed_out);
     let began = Instant::now();
-    // Its child goes with it.
+    // It would sleep far beyond its time; its child goes with it.
     let hang = "import os, time\nos.fork()\nprint('up', flush=True)\ntime.sleep(600)";
     let (hung, _) = run(&f, hang, Limits::default(), Duration::from_secs(1)).await?;
     ensure!(hung.timed_out && !hung.status.success() && began.elapsed() < long, "{hung:?}");
