@@ -15,7 +15,7 @@ import time
 import traceback
 import types
 
-LOAD, CALL, COMPILE, CHECK = 1, 2, 3, 4
+LOAD, CALL, COMPILE, CHECK, PROVE = 1, 2, 3, 4, 5
 OK, EXCEPTION, BAD_EVENT, BAD_RESULT, LOAD_FAILED = 0, 1, 2, 3, 4
 
 HEADER = struct.Struct("<IIII")
@@ -24,6 +24,9 @@ encode = json.JSONEncoder(allow_nan=False).encode
 decode = json.JSONDecoder().decode
 DEFAULT_ENTRYPOINT = "lambda_func.handler"
 FOLDER = "/handler/"
+PACKAGES = "/packages/"
+# Where modules are looked for besides: the Zygote sets it.
+BASE_PATH = ()
 
 
 def serve(stream):
@@ -42,7 +45,8 @@ class Server:
         self.ahead = b""
         self.handler = None
         self.load_error = None
-        self.load_us = None
+        # What is to be said of the load with the next answer.
+        self.report = None
         self.threads = None
         for output in (sys.stdout, sys.stderr):
             # A line reaches the log when it is printed, not when the sandbox ends.
@@ -62,6 +66,10 @@ class Server:
                 self.send(seq, *compile_module(json.loads(meta)))
             elif kind == CHECK:
                 self.send(seq, *self.check(json.loads(meta), body))
+            elif kind == PROVE:
+                self.load(json.loads(meta), body)
+                flush()
+                self.send(seq, *(self.load_error or (OK, self.loading(), b"")))
             else:
                 raise ValueError(f"a frame of unknown kind {kind}")
 
@@ -104,20 +112,29 @@ class Server:
         began = time.perf_counter_ns()
         os.environ.update(meta.get("env", {}))
         try:
-            see_packages(meta.get("packages", ()))
+            if folders := meta.get("packages"):
+                see_packages(folders)
+                reseed()
             handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
             if (threads := meta.get("threads", 1)) > 1:
                 self.threads = Threads(self, threads)
             self.handler = handler
         except BaseException as error:
             self.load_error = LOAD_FAILED, describe(error), b""
-        self.load_us = since(began)
+        self.report = {"load_us": since(began)}
+        if meta.get("observe") and self.load_error is None:
+            self.report["imported"] = loaded_modules()
+
+    def loading(self, **more):
+        """The report of the load as the meta of an answer, once."""
+        report, self.report = self.report, None
+        return encode({**report, **more}).encode() if report else b""
 
     def check(self, meta, code):
         """The answer to CHECK: whether the handler's module loads."""
         self.load({**meta, "threads": 1}, code)
         flush()
-        return self.load_error or (OK, b"", b"")
+        return self.load_error or (OK, self.loading(), b"")
 
     def call(self, body):
         if self.handler is None:
@@ -137,11 +154,10 @@ class Server:
             return BAD_RESULT, describe(error), b""
         finally:
             flush()
-        if self.load_us is None:
+        if self.report is None:
             return OK, b"", answer
         # The first answer says what of the start was the handler's own doing.
-        meta, self.load_us = b'{"load_us":%d,"run_us":%d}' % (self.load_us, since(began)), None
-        return OK, meta, answer
+        return OK, self.loading(run_us=since(began)), answer
 
 
 class Threads:
@@ -190,8 +206,37 @@ def module_file(entrypoint):
 
 
 def see_packages(folders):
-    """Makes the packages importable that the handler asked for, and no others of the node's."""
-    sys.path.extend("/packages/" + folder for folder in folders)
+    """Makes these packages importable, and no others of the node's, whatever the Zygote has seen."""
+    sys.path[:] = [*BASE_PATH, *(PACKAGES + folder for folder in folders)]
+
+
+def reseed():
+    """Modules that hold random state and do not know of forks: all children of a Zygote would draw the same numbers."""
+    if "numpy.random.mtrand" in sys.modules:
+        sys.modules["numpy.random.mtrand"].seed()
+
+
+def loaded_modules():
+    """The modules that come from packages, by folder, in the order in which their import began."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        # Not by getattr: some modules answer that with an import.
+        file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+        if isinstance(file, str) and file.startswith(PACKAGES):
+            found.setdefault(file[len(PACKAGES):].partition("/")[0], []).append(name)
+    return found
+
+
+def rehearse():
+    """Does once, for nobody, what each sandbox does: what that writes to is then no longer shared with the Zygote."""
+    code = marshal.dumps(compile("def handler(event):\n    return event\n", "/handler/rehearsal.py", "exec"))
+    module = types.ModuleType("rehearsal")
+    exec(marshal.loads(code), module.__dict__)
+    encode(module.handler(decode('{"rehearsal": [1, 2.5, null, "text"]}')))
+    HEADER.unpack_from(HEADER.pack(1, 2, 3, 4))
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(line_buffering=True, errors="backslashreplace")
+    flush()
 
 
 def load_handler(entrypoint, code):

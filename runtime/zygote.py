@@ -1,23 +1,45 @@
-"""A Zygote: an interpreter that has loaded what every handler needs, and forks sandboxes.
+"""A Zygote: an interpreter that has loaded what its children need, and forks them.
 
 It runs as root of a user namespace that holds only itself and its children, and stays single-threaded: `serve_forks` spends
-the Zygote's life inside native code, and returns in each child once that is a sandbox.
+the Zygote's life inside native code, and returns in each child once that is a sandbox, or a Zygote that imports some more.
 """
 
 import gc
 import sys
 
 sys.path.insert(0, "/runtime")
-# The agent opens up this file's folder to sandboxes for this one module alone.
+# The agent opens up this file's folder to sandboxes for these modules alone.
 import _openlambda
+import importer
 import server
 
 del sys.path[0]
+server.BASE_PATH = tuple(sys.path)
+
+
+def run(control):
+    while True:
+        gc.collect()
+        # Keeps the collector of a child from writing to, and so copying, every page of the Zygote.
+        gc.freeze()
+        child = _openlambda.serve_forks(control)
+        if child is None:
+            return
+        role, stream, more = child
+        if role == "zygote":
+            control = stream
+            importer.run(control, more)
+        elif role == "sandbox" or warm_up() and _openlambda.take_up(stream, more):
+            server.serve(stream)
+        else:
+            return
+
+
+def warm_up():
+    """Touches, ahead of need, the pages that loading and calling a handler write to."""
+    server.rehearse()
+    return True
+
 
 if __name__ == "__main__":
-    gc.collect()
-    # Keeps the collector of a child from writing to, and so copying, every page of the Zygote.
-    gc.freeze()
-    stream = _openlambda.serve_forks(int(sys.argv[1]))
-    if stream is not None:
-        server.serve(stream)
+    run(int(sys.argv[1]))

@@ -5,11 +5,13 @@
 
 mod detect;
 mod group;
+mod owned;
 mod pool;
 mod tree;
 
 pub use group::Cgroup;
 pub(crate) use group::borrow;
+pub(crate) use owned::OwnedGroup;
 pub use pool::CgroupPool;
 pub use tree::{CgroupError, CgroupTree};
 pub(crate) use tree::{sweep_all, thaw_all};

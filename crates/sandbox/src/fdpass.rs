@@ -58,6 +58,38 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
     Ok(Some((bytes, fds)))
 }
 
+/// Fills `bytes` from a stream socket, with the descriptors that come along; `None` when the other side is gone before the first byte.
+pub fn receive_exact(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<Option<Vec<OwnedFd>>> {
+    let (mut fds, mut filled) = (Vec::new(), 0);
+    while filled < bytes.len() {
+        let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
+        let mut iov = [IoSliceMut::new(&mut bytes[filled..])];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = socket::recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
+        for item in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(received) = item {
+                for fd in received {
+                    fds.push(crate::sys::adopt_fd(fd)?);
+                }
+            }
+        }
+        match message.bytes {
+            0 if filled == 0 => return Ok(None),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => filled += count,
+        }
+    }
+    Ok(Some(fds))
+}
+
+/// Writes all of `bytes`.
+pub fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[rustix::io::write(to, bytes)?..];
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

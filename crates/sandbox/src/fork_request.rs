@@ -1,7 +1,8 @@
 //! What the agent asks of a Zygote, and what the Zygote answers: fixed little-endian records, since this is the hot path.
 //!
-//! Descriptors that go with a request, in this order: the sandbox's stream, its stdout, its stderr, then (if [`HAS_CODE`]) a
-//! detached mount of the code, then the cgroup: on v2 the directory to be born in, on v1 one `tasks` file per controller.
+//! Descriptors that go with a request, in this order: the sandbox's stream (or the control socket, if [`BRANCH`]), its stdout, its
+//! stderr, then (if [`HAS_CODE`]) a detached mount of the code or (if [`BRANCH`]) a file that says what to import, then the cgroup: on
+//! v2 the directory to be born in, on v1 one `tasks` file per controller.
 
 use std::io;
 
@@ -9,15 +10,19 @@ use std::io;
 pub const HAS_CODE: u32 = 1;
 /// The cgroup descriptors are one directory of v2 (else `tasks` files of v1).
 pub const CGROUP_V2: u32 = 2;
+/// The child is not to be a sandbox but another Zygote, in a user namespace of its own.
+pub const BRANCH: u32 = 4;
+/// The child gets its code and its limits later, by an [`Assignment`] on its stream.
+pub const SPARE: u32 = 8;
 
 /// A request to fork a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForkRequest {
     /// The agent's number for the sandbox; comes back in the reply.
     pub id: u64,
-    /// [`HAS_CODE`], [`CGROUP_V2`].
+    /// [`HAS_CODE`], [`CGROUP_V2`], [`BRANCH`], [`SPARE`].
     pub flags: u32,
-    /// User and group the handler runs as, inside the Zygote's user namespace; never 0.
+    /// User and group of the child, inside the Zygote's user namespace; never 0. That of a branch is root in its own.
     pub uid: u32,
     /// Bytes that `/host` and `/tmp` may hold together.
     pub scratch: u64,
@@ -36,7 +41,20 @@ pub struct ForkReply {
     pub errno: i32,
 }
 
+/// What a spare sandbox still has to be told; a detached mount of its code goes with it if [`HAS_CODE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// [`HAS_CODE`].
+    pub flags: u32,
+    /// As in the request.
+    pub open_files: u32,
+    /// As in the request.
+    pub scratch: u64,
+}
+
 const REQUEST: usize = 28;
+/// Bytes of an assignment.
+pub const ASSIGNMENT: usize = 16;
 const REPLY: usize = 16;
 
 impl ForkRequest {
@@ -63,6 +81,22 @@ impl ForkRequest {
             open_files: u32_at(bytes, 24),
         };
         if request.uid == 0 { Err(invalid("a fork request for uid 0")) } else { Ok(request) }
+    }
+}
+
+impl Assignment {
+    /// As bytes.
+    pub fn encode(&self) -> [u8; ASSIGNMENT] {
+        let mut out = [0; ASSIGNMENT];
+        out[0..4].copy_from_slice(&self.flags.to_le_bytes());
+        out[4..8].copy_from_slice(&self.open_files.to_le_bytes());
+        out[8..16].copy_from_slice(&self.scratch.to_le_bytes());
+        out
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8; ASSIGNMENT]) -> Self {
+        Self { flags: u32_at(bytes, 0), open_files: u32_at(bytes, 4), scratch: u64_at(bytes, 8) }
     }
 }
 
@@ -103,11 +137,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_and_replies_round_trip(id: u64, flags in 0u32..4, uid in 1u32.., scratch: u64, open_files: u32, pid: i32, errno: i32) {
+        fn requests_and_replies_round_trip(id: u64, flags in 0u32..16, uid in 1u32.., scratch: u64, open_files: u32, pid: i32, errno: i32) {
             let request = ForkRequest { id, flags, uid, scratch, open_files };
             prop_assert_eq!(ForkRequest::decode(&request.encode()).unwrap(), request);
             let reply = ForkReply { id, pid, errno };
             prop_assert_eq!(ForkReply::decode(&reply.encode()).unwrap(), reply);
+            let assignment = Assignment { flags, open_files, scratch };
+            prop_assert_eq!(Assignment::decode(&assignment.encode()), assignment);
         }
 
         #[test]

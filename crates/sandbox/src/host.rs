@@ -99,7 +99,7 @@ pub fn prepare(config: HostConfig) -> Result<Host, PrepareError> {
     if !uid.is_root() {
         return Err(PrepareError::NotRoot(uid.as_raw()));
     }
-    for missing in ["zygote.py", "server.py", "_openlambda.abi3.so"] {
+    for missing in ["zygote.py", "server.py", "importer.py", "_openlambda.abi3.so"] {
         if !config.runtime_dir.join(missing).is_file() {
             return Err(PrepareError::NoRuntime { dir: config.runtime_dir, missing });
         }

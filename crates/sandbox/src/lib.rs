@@ -23,10 +23,13 @@ pub mod child;
 mod child_filter;
 pub mod fdpass;
 pub mod fork_request;
+pub mod id_map;
 pub mod sys;
 
 #[cfg(feature = "agent")]
 mod base;
+#[cfg(feature = "agent")]
+mod branch;
 #[cfg(feature = "agent")]
 pub mod cgroup;
 #[cfg(feature = "agent")]
@@ -42,6 +45,8 @@ mod sandbox;
 #[cfg(feature = "agent")]
 mod seccomp;
 #[cfg(feature = "agent")]
+mod spare;
+#[cfg(feature = "agent")]
 mod spawner;
 #[cfg(feature = "agent")]
 mod tool;
@@ -51,10 +56,12 @@ mod zygote;
 #[cfg(feature = "agent")]
 pub use {
     base::Base,
+    branch::BranchError,
     host::{Host, HostConfig, PrepareError, prepare},
     limits::Limits,
     nursery::{Nursery, StartError},
     sandbox::{Exit, Sandbox, SandboxHandle, SandboxSpec},
+    spare::Spare,
     spawner::spawner_main,
     tool::{TOOL_USER, ToolEnd, ToolSpec},
     zygote::{ForkError, Zygote},

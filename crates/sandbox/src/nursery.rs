@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::cgroup::{Cgroup, CgroupPool, CgroupTree, borrow};
+use crate::cgroup::{Cgroup, CgroupPool, CgroupTree, OwnedGroup, borrow};
 use crate::fdpass;
 use crate::host::{CGROUPS_FILE, Host};
 use crate::limits::Limits;
@@ -26,7 +26,6 @@ use crate::messages::{FromNursery, NurseryConfig, ToNursery, ToolJob};
 use crate::sandbox::Inner as SandboxInner;
 use crate::spawner::ID_RANGE;
 use crate::sys;
-use crate::tool::ToolGroup;
 use crate::zygote::Zygote;
 
 /// The host's user ids given to Zygotes begin here: above those of login users and of the usual container ranges,
@@ -163,7 +162,7 @@ impl Nursery {
     pub(crate) async fn request_tool(
         &self,
         job: ToolJob,
-        group: &ToolGroup,
+        group: &OwnedGroup,
         fds: [BorrowedFd<'_>; 3],
     ) -> Result<(OwnedFd, oneshot::Receiver<i32>), StartError> {
         let id = self.0.next_zygote.fetch_add(1, Ordering::Relaxed);
@@ -176,9 +175,9 @@ impl Nursery {
     }
 
     /// A cgroup for a tool.
-    pub(crate) fn tool_group(&self, limits: &Limits) -> io::Result<ToolGroup> {
+    pub(crate) fn tool_group(&self, limits: &Limits) -> io::Result<OwnedGroup> {
         let id = self.0.next_zygote.fetch_add(1, Ordering::Relaxed);
-        let group = ToolGroup(Some(self.0.tree.group(&format!("t-{id}"))?));
+        let group = OwnedGroup::new(self.0.tree.group(&format!("t-{id}"))?);
         group.apply(limits)?;
         Ok(group)
     }

@@ -39,6 +39,13 @@ pub struct Exit {
     pub failure: Option<String>,
 }
 
+impl Exit {
+    /// Nothing is known of it.
+    pub(crate) fn unknown() -> Self {
+        Self { status: None, oom_killed: false, failure: Some("the agent let go of it".into()) }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.failure, self.status) {
@@ -168,11 +175,7 @@ impl SandboxHandle {
     pub async fn exited(&self) -> Exit {
         let mut exit = self.0.0.exit.subscribe();
         let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
-        ended.unwrap_or(Exit {
-            status: None,
-            oom_killed: false,
-            failure: Some("the agent let go of it".into()),
-        })
+        ended.unwrap_or_else(Exit::unknown)
     }
 
     /// Kills every process of it, paused or not. Returns at once.
@@ -188,6 +191,11 @@ impl SandboxHandle {
     /// Lets it go on.
     pub fn thaw(&self) -> io::Result<()> {
         self.0.0.with_group(Cgroup::thaw)
+    }
+
+    /// Holds it to other limits from now on; those of its scratch space and open files stay.
+    pub fn apply(&self, limits: &Limits) -> io::Result<()> {
+        self.0.0.with_group(|group| group.apply(limits))
     }
 
     /// Bytes of memory charged to it.

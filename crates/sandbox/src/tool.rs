@@ -11,9 +11,7 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::runtime::Handle;
 
-use crate::cgroup::Cgroup;
 use crate::limits::Limits;
 use crate::messages::ToolJob;
 use crate::nursery::{FIRST_UID, Nursery, StartError, start_error};
@@ -55,36 +53,6 @@ pub struct ToolEnd {
     pub out_of_memory: bool,
     /// Whether it was killed for its time limit.
     pub timed_out: bool,
-}
-
-/// The cgroup of a tool; it is removed with this, off the runtime's own threads.
-pub(crate) struct ToolGroup(pub(crate) Option<Cgroup>);
-
-impl ToolGroup {
-    pub(crate) fn apply(&self, limits: &Limits) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), |group| group.apply(limits))
-    }
-
-    pub(crate) fn join_files(&self) -> io::Result<Vec<OwnedFd>> {
-        self.0.as_ref().map_or(Ok(Vec::new()), Cgroup::join_files)
-    }
-
-    fn oom_killed(&self) -> bool {
-        self.0.as_ref().is_some_and(Cgroup::oom_killed_since_last_look)
-    }
-}
-
-impl Drop for ToolGroup {
-    fn drop(&mut self) {
-        // Without a runtime this is the agent's end, which removes all of its cgroups anyway.
-        if let (Some(group), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn_blocking(move || {
-                if let Err(error) = group.remove() {
-                    tracing::warn!("the cgroup of a tool is left: {error}");
-                }
-            });
-        }
-    }
 }
 
 /// Kills the tool, and so all of its pid namespace, if nobody waits for it any more.

@@ -6,6 +6,8 @@
 // It is its own test runner: what it has to say goes to the terminal.
 #![allow(clippy::print_stderr)]
 
+#[path = "privileged/branches.rs"]
+mod branches;
 #[path = "privileged/fixture.rs"]
 mod fixture;
 #[path = "privileged/isolation.rs"]
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn trials(fixture: Option<&fixture::Fixture>) -> Vec<Trial> {
-    [life::TESTS, isolation::TESTS, limits::TESTS, tools::TESTS]
+    [life::TESTS, isolation::TESTS, limits::TESTS, tools::TESTS, branches::TESTS]
         .concat()
         .into_iter()
         .map(|(name, test)| {

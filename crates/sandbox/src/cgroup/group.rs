@@ -165,6 +165,16 @@ impl Cgroup {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no count of bytes")))
     }
 
+    /// Bytes of anonymous memory charged to the group: what no other group's reclaim can free.
+    pub fn anonymous_bytes(&self) -> io::Result<u64> {
+        let (text, key) = match &self.files {
+            Files::V1 { memory, .. } => (fs::read_to_string(memory.join("memory.stat"))?, "rss "),
+            Files::V2(dir) => (fs::read_to_string(dir.join("memory.stat"))?, "anon "),
+        };
+        let bytes = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+        bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("memory.stat has no {key}")))
+    }
+
     /// Whether the kernel has killed for memory in this group since the last look.
     pub(crate) fn oom_killed_since_last_look(&self) -> bool {
         let text = match &self.files {
@@ -193,9 +203,9 @@ impl Cgroup {
     pub fn remove(self) -> io::Result<()> {
         match &self.files {
             Files::V1 { memory, cpu, pids, freezer } => {
-                [memory, cpu, pids, freezer].into_iter().try_for_each(|dir| super::tree::sweep(dir))
+                [memory, cpu, pids, freezer].into_iter().try_for_each(|dir| super::tree::remove_empty(dir))
             }
-            Files::V2(dir) => super::tree::sweep(dir),
+            Files::V2(dir) => super::tree::remove_empty(dir),
         }
     }
 }

@@ -184,6 +184,20 @@ pub(crate) fn thaw_all(root: &Path) {
     }
 }
 
+/// Removes a folder whose processes have ended or are about to leave: it is waited for them a second before they are killed. On v1 a
+/// sandbox is born in its Zygote's group and moves at once, which the end of the Zygote must not turn into its own.
+pub(crate) fn remove_empty(root: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        match fs::remove_dir(root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            _ => return Ok(()),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    sweep(root)
+}
+
 /// Kills what runs below `root` and removes it, waiting up to two seconds for processes to end. A missing root is fine.
 pub(crate) fn sweep(root: &Path) -> io::Result<()> {
     let Ok(entries) = fs::read_dir(root) else { return Ok(()) };

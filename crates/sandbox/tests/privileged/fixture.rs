@@ -116,10 +116,21 @@ impl Fixture {
 
     /// The same from a given Zygote.
     pub async fn start_from(&self, zygote: &Zygote, source: &str, limits: Limits) -> Result<Caller> {
+        self.start_with(zygote, source, limits, json!({})).await
+    }
+
+    /// The same, with this meta of the load.
+    pub async fn start_with(
+        &self,
+        zygote: &Zygote,
+        source: &str,
+        limits: Limits,
+        meta: Value,
+    ) -> Result<Caller> {
         let code = self.code(source)?;
         let spec = SandboxSpec { code: Some(code.path().to_owned()), limits };
-        let mut caller = Caller { sandbox: zygote.fork(&spec).await?, seq: 0, _code: code };
-        caller.send(LOAD, b"{}", b"").await?;
+        let mut caller = Caller::new(zygote.fork(&spec).await?, code);
+        caller.send(LOAD, meta.to_string().as_bytes(), b"").await?;
         Ok(caller)
     }
 
@@ -137,6 +148,10 @@ pub struct Caller {
 }
 
 impl Caller {
+    pub fn new(sandbox: Sandbox, code: tempfile::TempDir) -> Self {
+        Self { sandbox, seq: 0, _code: code }
+    }
+
     pub async fn send(&mut self, kind: u32, meta: &[u8], body: &[u8]) -> Result<()> {
         self.seq += 1;
         let mut frame = Vec::new();
