@@ -25,6 +25,8 @@ decode = json.JSONDecoder().decode
 DEFAULT_ENTRYPOINT = "lambda_func.handler"
 FOLDER = "/handler/"
 PACKAGES = "/packages/"
+# Names of modules, in bytes, that an answer may have: half of what the agent takes.
+MAX_TOLD = 128 * 1024
 # Where modules are looked for besides: the Zygote sets it.
 BASE_PATH = ()
 
@@ -123,7 +125,10 @@ class Server:
             self.load_error = LOAD_FAILED, describe(error), b""
         self.report = {"load_us": since(began)}
         if meta.get("observe") and self.load_error is None:
-            self.report["imported"] = loaded_modules()
+            imported = loaded_modules()
+            # What is too much to tell is not told: the handler starts without a Zygote of its own then.
+            if sum(len(name) + 4 for names in imported.values() for name in names) < MAX_TOLD:
+                self.report["imported"] = imported
 
     def loading(self, **more):
         """The report of the load as the meta of an answer, once."""

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use openlambda_config::WorkerConfig;
+use openlambda_config::{Size, WorkerConfig};
+use openlambda_policy::import_cache::{self as cache_policy, Mode};
 use openlambda_telemetry::{Drain, Readiness};
 use serde_json::json;
 
 use crate::bundles::Bundles;
 use crate::functions::{Functions, Source};
 use crate::gate::Gates;
+use crate::import_cache::{ImportCache, tree};
 use crate::load::{Load, Sampler};
 use crate::metrics::Metrics;
 use crate::packages::{Installer, Packages, locked};
@@ -35,6 +37,8 @@ pub struct Agent {
     pub pool: Arc<Pool>,
     /// Where new ones come from.
     pub zygotes: Arc<Zygotes>,
+    /// Zygotes with packages, and spares.
+    pub import_cache: Arc<ImportCache>,
     /// What they import.
     pub packages: Arc<Packages>,
     /// What is counted.
@@ -60,20 +64,23 @@ impl Agent {
         let drain = Drain::new();
         let bundles = Bundles::open(config.worker_dir.join("bundles"))?;
         let packages = Packages::open(&config)?;
+        let settings = Settings::of(&config);
+        let import_cache = ImportCache::new(
+            cache_settings(&config),
+            settings.limits,
+            config.import_timeout,
+            Arc::clone(&metrics),
+            drain.clone(),
+        );
         let queue = wide(config.queue_length.into());
         let gates = Gates::new(queue, WAITING.max(queue), config.queue_timeout, drain.clone());
-        let functions = Functions::new(
-            source,
-            bundles,
-            gates,
-            Settings::of(&config),
-            Installer::of(&packages),
-            Arc::clone(&metrics),
-        );
+        let functions =
+            Functions::new(source, bundles, gates, settings, Installer::of(&packages), Arc::clone(&metrics));
         Ok(Arc::new(Self {
             functions: Arc::new(functions),
             pool: Pool::new(config.handler_cache.bytes(), config.pause_after),
-            zygotes: Zygotes::new(),
+            zygotes: Zygotes::new(Arc::clone(&import_cache)),
+            import_cache,
             packages,
             load: Arc::default(),
             creating: AtomicUsize::new(0),
@@ -87,6 +94,11 @@ impl Agent {
     /// Starts what runs beside the calls. Sampling goes on until the sampler is dropped.
     pub fn start_upkeep(self: &Arc<Self>) -> io::Result<Sampler> {
         tokio::spawn(Arc::clone(&self.pool).keep_up());
+        tokio::spawn(Arc::clone(&self.import_cache).keep_up());
+        if let Some(tree) = self.config.import_tree.clone().filter(|_| self.config.import_cache != Size::ZERO)
+        {
+            tokio::spawn(tree::plant(Arc::clone(&self.import_cache), Arc::clone(&self.packages), tree));
+        }
         let functions = Arc::clone(&self.functions);
         tokio::spawn(async move {
             loop {
@@ -137,6 +149,13 @@ impl Agent {
             "waiting_for": self.readiness.pending(),
             "handlers": handlers,
             "instances": self.pool.view(),
+            "import_cache": self.import_cache.view(),
         })
     }
+}
+
+/// How the import cache is to decide.
+fn cache_settings(config: &WorkerConfig) -> cache_policy::Settings {
+    let mode = if config.import_tree.is_some() { Mode::Tree } else { Mode::Auto };
+    cache_policy::Settings { mode, budget: config.import_cache.bytes(), ..cache_policy::Settings::default() }
 }

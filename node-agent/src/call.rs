@@ -125,9 +125,8 @@ impl Call {
         lease.output.clear();
         let instance = &mut *lease;
         instance.sequence = instance.sequence.wrapping_add(1);
-        frame::put(&mut instance.output, instance.sequence, kind, code.len(), |out| {
-            out.extend_from_slice(instance.revision.load_meta());
-        });
+        let Instance { output, sequence, revision, .. } = instance;
+        frame::put(output, *sequence, kind, code.len(), |out| revision.put_load_meta(out));
         let head = lease.output.len();
         Self::start(lease, code, head, Bytes::new(), order.deadline, order.response_limit)
     }
@@ -262,9 +261,8 @@ pub fn put_load(instance: &mut Instance) -> Bytes {
         _ => Bytes::new(),
     };
     instance.sequence = instance.sequence.wrapping_add(1);
-    frame::put(&mut instance.output, instance.sequence, Kind::Load, code.len(), |out| {
-        out.extend_from_slice(instance.revision.load_meta());
-    });
+    let Instance { output, sequence, revision, .. } = instance;
+    frame::put(output, *sequence, Kind::Load, code.len(), |out| revision.put_load_meta(out));
     code
 }
 

@@ -68,24 +68,66 @@ pub async fn check(
     function: &Function,
     revision: &Arc<Revision>,
 ) -> Result<Option<(End, Option<Exit>)>, NoSandbox> {
+    let born = agent.zygotes.fork(revision, Instant::now() + TIMEOUT).await?;
+    let unproven = born.unproven;
+    let instance = Instance::new(born.sandbox, Arc::clone(revision));
+    let lease = agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance);
+    let failed = check_in(agent, function, revision, lease).await;
+    let Some(node) = unproven else { return Ok(failed) };
+    if failed.is_none() {
+        agent.import_cache.proven(revision, node);
+        return Ok(None);
+    }
+    // It may be the Zygote's fault.
+    let lease = start(agent, function, revision, Instant::now() + TIMEOUT).await?;
+    let again = check_in(agent, function, revision, lease).await;
+    if again.is_none() {
+        let why =
+            format!("the handler {} does not load in its children, and loads without it", function.name);
+        agent.import_cache.breaks_when_forked(revision, node, &why);
+    }
+    Ok(again)
+}
+
+async fn check_in(
+    agent: &Agent,
+    function: &Function,
+    revision: &Arc<Revision>,
+    mut lease: Lease,
+) -> Option<(End, Option<Exit>)> {
     let deadline = Instant::now() + revision.settings.timeout.max(TIMEOUT);
-    let mut lease = start(agent, function, revision, deadline).await?;
     if revision.bundle.code.get().is_none() {
         // Before anything of the handler has run, so that what comes back is the compiler's.
         let (end, back) = ask(lease, function, Kind::Compile, deadline).await;
         if let Some(end) = keep(revision, end) {
-            return Ok(Some(with_exit(end, &back).await));
+            return Some(with_exit(end, &back).await);
         }
         lease = back;
     }
     if let Some(Err(meta)) = revision.bundle.code.get() {
         let reply = Reply { status: Status::LoadFailed, meta: meta.clone(), body: Bytes::new() };
-        return Ok(Some((End::Reply(reply), None)));
+        return Some((End::Reply(reply), None));
     }
     match ask(lease, function, Kind::Check, deadline).await {
-        (End::Reply(Reply { status: Status::Ok, .. }), _) => Ok(None),
-        (end, lease) => Ok(Some(with_exit(end, &lease).await)),
+        (End::Reply(Reply { status: Status::Ok, meta, .. }), _) => {
+            if let Some(imported) = meta.imported {
+                agent.import_cache.observed(revision, &imported);
+            }
+            None
+        }
+        (end, lease) => Some(with_exit(end, &lease).await),
     }
+}
+
+/// Loads a revision in a new instance, before it is called, to see whether that can be done. The instance can be called in any case: if
+/// not, the call is told why.
+pub async fn prove(agent: &Agent, function: &Function, lease: Lease, deadline: Instant) -> (bool, Lease) {
+    let (end, lease) = ask(lease, function, Kind::Prove, deadline).await;
+    let End::Reply(Reply { status: Status::Ok, meta, .. }) = end else { return (false, lease) };
+    if let Some(imported) = meta.imported {
+        agent.import_cache.observed(&lease.revision, &imported);
+    }
+    (true, lease)
 }
 
 async fn start(
@@ -94,14 +136,14 @@ async fn start(
     revision: &Arc<Revision>,
     deadline: Instant,
 ) -> Result<Lease, NoSandbox> {
-    let sandbox = agent.zygotes.fork(revision, deadline).await?;
+    let sandbox = agent.zygotes.fork_bare(revision, deadline).await?;
     let instance = Instance::new(sandbox, Arc::clone(revision));
     Ok(agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance))
 }
 
 async fn ask(lease: Lease, function: &Function, kind: Kind, deadline: Instant) -> (End, Lease) {
     let code = match (kind, lease.revision.bundle.code.get()) {
-        (Kind::Check, Some(Ok(code))) => code.clone(),
+        (Kind::Check | Kind::Prove, Some(Ok(code))) => code.clone(),
         _ => Bytes::new(),
     };
     let log_limit = lease.revision.settings.log;

@@ -3,6 +3,8 @@
 //! To the sandbox: `seq, kind, meta length, body length`; from it: `seq, status, meta length, body length`.
 //! What a sandbox sends is the handler's to forge, so every field is checked before it is believed.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -22,6 +24,8 @@ pub enum Kind {
     Compile = 3,
     /// Load the handler's code to see whether that can be done.
     Check = 4,
+    /// Load the handler's code, and say whether that was done.
+    Prove = 5,
 }
 
 /// How the sandbox says it went.
@@ -83,6 +87,8 @@ pub struct Meta {
     pub load_us: Option<u64>,
     /// How long the handler itself took, in microseconds.
     pub run_us: Option<u64>,
+    /// The modules that it has loaded from packages, by the package's folder; on the first reply after a load that was to tell.
+    pub imported: Option<BTreeMap<String, Vec<String>>>,
     /// The exception's type.
     #[serde(rename = "errorType")]
     pub error_type: Option<String>,

@@ -11,13 +11,13 @@ use openlambda_api::{Component, Reason};
 use openlambda_config::durations;
 
 use crate::agent::Agent;
+use crate::birth;
 use crate::body;
 use crate::call::{Call, Order};
 use crate::compile;
 use crate::functions::{Function, NoFunction};
 use crate::gate::{Refusal, Slot};
 use crate::inflight::{Ended, InFlight};
-use crate::instance::Instance;
 use crate::metrics::StartKind;
 use crate::outcome::{self, Timing};
 use crate::pool::Lease;
@@ -238,13 +238,7 @@ impl Visit<'_> {
         let deadline = Instant::now() + START;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
         room::wait(agent, deadline).await?;
-        let sandbox = agent.zygotes.fork(revision, deadline).await.map_err(|error| {
-            tracing::warn!(handler = &*function.name, %error, "no sandbox");
-            Failure::new(Component::Sandbox, Reason::NoCapacity, error.to_string())
-                .after(Duration::from_secs(1))
-        })?;
-        let instance = Instance::new(sandbox, Arc::clone(revision));
-        Ok((agent.pool.adopt(Arc::clone(&function.name), function.key, instance), StartKind::Zygote))
+        birth::bear(agent, function, revision, deadline).await
     }
 
     fn order<'o>(&'o self, target: Target<'o>, event: Bytes, deadline: Instant) -> Order<'o> {

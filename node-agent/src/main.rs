@@ -1,6 +1,7 @@
 //! The worker of one node: serves handlers from sandboxes over HTTP.
 
 mod agent;
+mod birth;
 mod body;
 mod bundles;
 mod call;
@@ -9,6 +10,7 @@ mod directory;
 mod frame;
 mod functions;
 mod gate;
+mod import_cache;
 mod inflight;
 mod instance;
 mod invoke;

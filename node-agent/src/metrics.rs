@@ -20,8 +20,34 @@ pub enum StartKind {
     Warm,
     /// It was paused.
     Unpaused,
-    /// It was forked from the Zygote.
+    /// It was forked from a Zygote that has all that it imports.
     Zygote,
+    /// It was forked from a Zygote, and imports packages itself.
+    Cold,
+    /// It had been forked ahead of need, from a Zygote that has all that it imports.
+    Spare,
+}
+
+/// What of a handler's packages was imported in the Zygote that it was forked from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hit {
+    /// All.
+    Full,
+    /// Some.
+    Part,
+    /// None.
+    None,
+}
+
+impl Hit {
+    /// As it stands in headers and labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Part => "part",
+            Self::None => "none",
+        }
+    }
 }
 
 impl StartKind {
@@ -31,7 +57,14 @@ impl StartKind {
             Self::Warm => "warm",
             Self::Unpaused => "unpaused",
             Self::Zygote => "zygote",
+            Self::Cold => "cold",
+            Self::Spare => "spare",
         }
+    }
+
+    /// Whether the sandbox was made for the call.
+    pub const fn is_fork(self) -> bool {
+        matches!(self, Self::Zygote | Self::Cold | Self::Spare)
     }
 }
 
@@ -43,8 +76,8 @@ pub const PHASES: [&str; 4] = ["queue", "sandbox", "load", "handler"];
 pub struct Metrics {
     invocations: IntCounterVec,
     durations: HistogramVec,
-    starts: [IntCounter; 3],
-    phases: [[Histogram; 4]; 3],
+    starts: [IntCounter; 5],
+    phases: [[Histogram; 4]; 5],
     rejections: IntCounterVec,
     named: Mutex<HashSet<String>>,
     /// Calls that run or wait.
@@ -57,6 +90,13 @@ pub struct Metrics {
     pub zygotes: IntGauge,
     /// Zygotes that ended or did not start.
     pub zygote_restarts: IntCounter,
+    zygote_hits: IntCounterVec,
+    zygote_failures: IntCounterVec,
+    evictions: IntCounterVec,
+    /// Sandboxes forked ahead of need.
+    pub spares: IntGauge,
+    /// Memory of the Zygotes that hold packages.
+    pub import_cache_bytes: IntGauge,
     /// What handlers printed over the limit.
     pub log_bytes_dropped: IntCounter,
 }
@@ -80,7 +120,9 @@ impl Metrics {
             latency_buckets(),
             &["kind", "phase"],
         )?;
-        let kinds = [StartKind::Warm, StartKind::Unpaused, StartKind::Zygote].map(StartKind::as_str);
+        let kinds =
+            [StartKind::Warm, StartKind::Unpaused, StartKind::Zygote, StartKind::Cold, StartKind::Spare]
+                .map(StartKind::as_str);
         let label = "handler";
         Ok(Self {
             invocations: registry.counter_vec(
@@ -108,6 +150,24 @@ impl Metrics {
             zygotes: registry.gauge("zygotes", "Zygotes that are up")?,
             zygote_restarts: registry
                 .counter("zygote_restarts_total", "Zygotes that ended or did not start")?,
+            zygote_hits: registry.counter_vec(
+                "zygote_hits_total",
+                "Forks for handlers with packages, by what of these the Zygote had imported",
+                &["result"],
+            )?,
+            zygote_failures: registry.counter_vec(
+                "zygote_failures_total",
+                "Zygotes of the import cache that could not be made or forked, by reason",
+                &["reason"],
+            )?,
+            evictions: registry.counter_vec(
+                "evictions_total",
+                "What was given up to make room, by what it was",
+                &["reason"],
+            )?,
+            spares: registry.gauge("spares", "Sandboxes that were forked ahead of need")?,
+            import_cache_bytes: registry
+                .gauge("import_cache_bytes", "Memory of the Zygotes that hold packages")?,
             log_bytes_dropped: registry
                 .counter("log_bytes_dropped_total", "Bytes that handlers printed over the limit per call")?,
         })
@@ -143,6 +203,21 @@ impl Metrics {
                 histogram.observe(seconds);
             }
         }
+    }
+
+    /// A sandbox was forked for a handler with packages.
+    pub fn zygote_hit(&self, hit: Hit) {
+        self.zygote_hits.with_label_values(&[hit.as_str()]).inc();
+    }
+
+    /// A Zygote of the import cache could not be made, or not be forked.
+    pub fn zygote_failed(&self, reason: &str) {
+        self.zygote_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Zygotes of the import cache were given up.
+    pub fn zygotes_evicted(&self, count: usize) {
+        self.evictions.with_label_values(&["import_cache"]).inc_by(count as u64);
     }
 
     /// A call was turned away before it reached a handler.

@@ -46,7 +46,7 @@ impl Timing {
         let load = micros(meta.and_then(|meta| meta.load_us)).unwrap_or_default().min(call);
         let rest = call - load;
         let handler = match micros(meta.and_then(|meta| meta.run_us)) {
-            Some(run) if self.kind == StartKind::Zygote => run.min(rest),
+            Some(run) if self.kind.is_fork() => run.min(rest),
             _ => rest,
         };
         [queue, sandbox + (rest - handler), load, handler].map(|phase| phase.as_secs_f64())
@@ -65,6 +65,9 @@ pub fn answer(
     let replied = Instant::now();
     let phases = timing.phases(replied, if let End::Reply(reply) = &end { Some(&reply.meta) } else { None });
     agent.metrics.started(timing.kind, phases);
+    if let End::Reply(Reply { meta: Meta { imported: Some(imported), .. }, .. }) = &end {
+        agent.import_cache.observed(revision, imported);
+    }
     let result = match end {
         End::Reply(Reply { status: Status::Ok, body, .. }) => Ok(body),
         End::Reply(reply) => Err(function_failure(reply, &revision.settings.entrypoint)),

@@ -12,6 +12,7 @@ use openlambda_sandbox::Limits;
 use crate::bundles::Bundle;
 use crate::frame;
 use crate::gate::{Gate, Gates};
+use crate::import_cache::Imports;
 use crate::packages::PackageSet;
 
 /// What holds for a handler's instances and calls.
@@ -92,6 +93,8 @@ pub struct Revision {
     pub settings: Settings,
     /// The packages that it imports from.
     pub packages: PackageSet,
+    /// What it imports, and where it may be forked from.
+    pub imports: Imports,
     /// Who may run.
     pub gate: Arc<Gate>,
     /// The meta of a load frame.
@@ -115,12 +118,16 @@ impl Revision {
             _ => gates.make(width),
         };
         let load = load_meta(name, &settings, &packages);
-        Arc::new(Self { bundle, settings, packages, gate, load })
+        Arc::new(Self { bundle, settings, packages, imports: Imports::default(), gate, load })
     }
 
-    /// The meta of a load frame.
-    pub fn load_meta(&self) -> &[u8] {
-        &self.load
+    /// Appends the meta of a load frame.
+    pub fn put_load_meta(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.load);
+        if !self.packages.is_empty() && self.imports.is_unknown() {
+            out.pop();
+            out.extend_from_slice(b",\"observe\":true}");
+        }
     }
 }
 

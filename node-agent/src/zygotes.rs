@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openlambda_policy::backoff::Backoff;
+use openlambda_policy::import_cache::NodeId;
 use openlambda_sandbox::{ForkError, Nursery, Sandbox, SandboxSpec, StartError, Zygote};
 use openlambda_telemetry::{Drain, Readiness};
 use tokio::sync::watch;
 
-use crate::metrics::Metrics;
+use crate::import_cache::ImportCache;
+use crate::metrics::{Hit, Metrics, StartKind};
 use crate::revision::Revision;
 
 /// The first pause after a Zygote has ended, and the longest.
@@ -28,10 +30,23 @@ pub enum NoSandbox {
     Fork(#[from] ForkError),
 }
 
-/// Hands out forks of the root Zygote.
+/// Hands out forks of the root Zygote, and of better ones.
 #[derive(Debug)]
 pub struct Zygotes {
     current: watch::Sender<State>,
+    cache: Arc<ImportCache>,
+}
+
+/// A new sandbox, and what it comes from.
+pub struct Born {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// What the call is told.
+    pub kind: StartKind,
+    /// What of the packages was there.
+    pub hit: Option<Hit>,
+    /// A node in whose children the revision was never loaded before: that it does is to be seen before it is called.
+    pub unproven: Option<NodeId>,
 }
 
 enum State {
@@ -52,13 +67,32 @@ impl std::fmt::Debug for State {
 
 impl Zygotes {
     /// None yet.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { current: watch::Sender::new(State::Down("the first is starting".into())) })
+    pub fn new(cache: Arc<ImportCache>) -> Arc<Self> {
+        let current = watch::Sender::new(State::Down("the first is starting".into()));
+        Arc::new(Self { current, cache })
     }
 
-    /// Forks a sandbox that sees the revision's code as `/handler` and has its limits.
-    pub async fn fork(&self, revision: &Revision, deadline: Instant) -> Result<Sandbox, NoSandbox> {
-        let spec = SandboxSpec { code: Some(revision.bundle.path.clone()), limits: revision.settings.limits };
+    /// Forks a sandbox that sees the revision's code as `/handler` and has its limits: of the Zygote that has the most of what it
+    /// imports.
+    pub async fn fork(&self, revision: &Revision, deadline: Instant) -> Result<Born, NoSandbox> {
+        if let Some(offer) = self.cache.offer(revision) {
+            let (hit, unproven) = (offer.hit, (!offer.proven).then_some(offer.node));
+            match offer.start(&spec_of(revision)).await {
+                Ok((sandbox, kind)) => return Ok(Born { sandbox, kind, hit, unproven }),
+                // Its end is heard of elsewhere.
+                Err(ForkError::ZygoteGone) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let sandbox = self.fork_bare(revision, deadline).await?;
+        let has_packages = !revision.packages.is_empty();
+        let kind = if has_packages { StartKind::Cold } else { StartKind::Zygote };
+        Ok(Born { sandbox, kind, hit: has_packages.then_some(Hit::None), unproven: None })
+    }
+
+    /// The same of the root Zygote, whatever else there is.
+    pub async fn fork_bare(&self, revision: &Revision, deadline: Instant) -> Result<Sandbox, NoSandbox> {
+        let spec = spec_of(revision);
         loop {
             let (number, zygote) = self.up(deadline).await?;
             match zygote.fork(&spec).await {
@@ -110,7 +144,7 @@ impl Zygotes {
                 Ok(zygote) => {
                     let since = Instant::now();
                     self.current.send_replace(State::Up(number, zygote.clone()));
-                    metrics.zygotes.set(1);
+                    self.cache.root_is(zygote.clone());
                     blocker = None;
                     tracing::info!(took = ?asked.elapsed(), "the root Zygote is up");
                     zygote.exited().await;
@@ -132,9 +166,13 @@ impl Zygotes {
     }
 
     fn down(&self, why: String, metrics: &Metrics) {
-        metrics.zygotes.set(0);
+        self.cache.root_is_gone();
         metrics.zygote_restarts.inc();
         tracing::warn!(why, "the root Zygote is down; it is started again");
         self.current.send_replace(State::Down(why));
     }
+}
+
+fn spec_of(revision: &Revision) -> SandboxSpec {
+    SandboxSpec { code: Some(revision.bundle.path.clone()), limits: revision.settings.limits }
 }

@@ -12,6 +12,8 @@ mod balancer;
 mod commands;
 #[path = "local/contract.rs"]
 mod contract;
+#[path = "local/import_cache.rs"]
+mod import_cache;
 #[path = "local/lifecycle.rs"]
 mod lifecycle;
 #[path = "local/packages.rs"]

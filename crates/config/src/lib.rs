@@ -22,4 +22,4 @@ pub use balancer::{BalancerConfig, LIVE_KEYS, LoadFormula, PolicyName, Server};
 pub use cluster::{ClusterDir, Process};
 pub use problem::{ConfigError, Problem, Problems};
 pub use sizes::Size;
-pub use worker::{Base, LimitsConfig, WorkerConfig};
+pub use worker::{Base, ImportTree, LimitsConfig, WorkerConfig};

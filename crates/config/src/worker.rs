@@ -17,11 +17,13 @@ use crate::sizes::Size;
 use crate::values;
 
 mod fixed;
+mod import_tree;
 mod limits;
 mod paths;
 #[cfg(test)]
 mod tests;
 
+pub use import_tree::ImportTree;
 pub use limits::LimitsConfig;
 pub use paths::Base;
 
@@ -57,6 +59,10 @@ pub struct WorkerConfig {
     pub handler_cache: Size,
     /// `import_cache_size`: memory of the Zygotes that hold packages; zero means that there are none.
     pub import_cache: Size,
+    /// `import_cache_tree`: which Zygotes there are; none means that they follow the demand.
+    pub import_tree: Option<ImportTree>,
+    /// `import_timeout`: a Zygote may take so long to import one package.
+    pub import_timeout: Duration,
     /// `sandbox_create_hard_limit`: memory in use above which new sandboxes wait; none means no such limit.
     pub create_hard_limit: Option<Size>,
     /// `sandbox_create_queue_size`: so many creations may wait at that limit.
@@ -147,7 +153,7 @@ impl WorkerConfig {
             "sandbox": "sock",
             "SOCK_base_path": base,
             "handler_cache_size": "512Mi",
-            "import_cache_size": 0,
+            "import_cache_size": "512Mi",
             "max_runners": 0,
             "cg_pool_size": 16,
             "limits": {
@@ -203,6 +209,8 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         max_runners: root.read("max_runners", 0, values::whole(0..=1024)).max(1),
         handler_cache: root.read("handler_cache_size", Size::ZERO, values::size),
         import_cache: root.read("import_cache_size", Size::ZERO, values::size),
+        import_tree: import_tree::read(root, directory),
+        import_timeout: root.read("import_timeout", Duration::from_secs(60), values::duration),
         create_hard_limit: root
             .optional("sandbox_create_hard_limit", values::size)
             .filter(|size| *size != Size::ZERO),

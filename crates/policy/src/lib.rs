@@ -12,10 +12,12 @@ pub mod backoff;
 pub mod balance;
 pub mod belonging;
 pub mod hash;
+pub mod import_cache;
 pub mod instances;
 pub mod load;
 pub mod packages;
 pub mod simulate;
+pub mod spares;
 
 /// A point in time, as the span since an epoch of the caller's choice (its own start, for example).
 pub type Time = std::time::Duration;

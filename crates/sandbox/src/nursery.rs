@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::fcntl::Flock;
@@ -78,7 +78,7 @@ struct Census {
 
 enum Resident {
     Sandbox(Arc<SandboxInner>),
-    Zygote(Weak<crate::zygote::Inner>),
+    Zygote(Arc<crate::zygote::Inner>),
     Tool(oneshot::Sender<i32>),
 }
 
@@ -285,7 +285,7 @@ impl Inner {
         self.settle(pid, Resident::Sandbox(sandbox));
     }
 
-    pub(crate) fn settle_zygote(&self, pid: i32, zygote: Weak<crate::zygote::Inner>) {
+    pub(crate) fn settle_zygote(&self, pid: i32, zygote: Arc<crate::zygote::Inner>) {
         self.settle(pid, Resident::Zygote(zygote));
     }
 
@@ -332,11 +332,7 @@ impl Resident {
             Self::Sandbox(sandbox) => sandbox.ended(status),
             // Nobody may be waiting any more.
             Self::Tool(sender) => drop(sender.send(status)),
-            Self::Zygote(zygote) => {
-                if let Some(zygote) = zygote.upgrade() {
-                    zygote.ended(status);
-                }
-            }
+            Self::Zygote(zygote) => zygote.ended(status),
         }
     }
 }

@@ -40,6 +40,11 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Whether it was killed by a signal that no program raises by itself.
+    pub fn is_kill(&self) -> bool {
+        self.status.and_then(|status| status.signal()) == Some(libc::SIGKILL)
+    }
+
     /// Nothing is known of it.
     pub(crate) fn unknown() -> Self {
         Self { status: None, oom_killed: false, failure: Some("the agent let go of it".into()) }

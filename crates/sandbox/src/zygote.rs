@@ -126,7 +126,7 @@ impl Zygote {
             group: Mutex::new(Some(group)),
             ended: watch::Sender::new(None),
         });
-        nursery.settle_zygote(pid, Arc::downgrade(&inner));
+        nursery.settle_zygote(pid, Arc::clone(&inner));
         Self(Arc::new(Owner(inner)))
     }
 
@@ -173,9 +173,21 @@ impl Zygote {
 
     /// Waits until the Zygote's process is gone.
     pub async fn exited(&self) -> Exit {
+        self.exit_watch().await
+    }
+
+    /// The same for one who does not keep the Zygote alive meanwhile.
+    pub fn exit_watch(&self) -> impl Future<Output = Exit> + Send + 'static {
         let mut ended = self.0.0.ended.subscribe();
-        let exit = ended.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
-        exit.unwrap_or_else(Exit::unknown)
+        async move {
+            let exit = ended.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+            exit.unwrap_or_else(Exit::unknown)
+        }
+    }
+
+    /// Requests that it was given and has not answered.
+    pub fn waiting(&self) -> usize {
+        self.0.0.pending.lock().as_ref().map_or(0, HashMap::len)
     }
 
     /// Bytes of anonymous memory charged to the Zygote: what it holds beyond the one it was forked from.

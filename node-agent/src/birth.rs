@@ -1,0 +1,60 @@
+//! A new instance for a call.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openlambda_api::{Component, Reason};
+
+use crate::agent::Agent;
+use crate::compile;
+use crate::functions::Function;
+use crate::instance::Instance;
+use crate::metrics::StartKind;
+use crate::pool::Lease;
+use crate::reply::Failure;
+use crate::revision::Revision;
+use crate::zygotes::{Born, NoSandbox};
+
+/// Loading a handler for the first time in the child of a Zygote may take so long before it counts as hanging: what has to be imported
+/// besides is little.
+const PROOF: Duration = Duration::from_secs(10);
+
+/// Forks a sandbox for the revision. One that is the first of its kind is loaded before it is called, so that a Zygote whose children are
+/// broken costs no call: it starts from the root then.
+pub async fn bear(
+    agent: &Arc<Agent>,
+    function: &Arc<Function>,
+    revision: &Arc<Revision>,
+    deadline: Instant,
+) -> Result<(Lease, StartKind), Failure> {
+    let failed = |error: NoSandbox| {
+        tracing::warn!(handler = &*function.name, %error, "no sandbox");
+        Failure::new(Component::Sandbox, Reason::NoCapacity, error.to_string()).after(Duration::from_secs(1))
+    };
+    let adopt = |sandbox| {
+        let instance = Instance::new(sandbox, Arc::clone(revision));
+        agent.pool.adopt(Arc::clone(&function.name), function.key, instance)
+    };
+    let Born { sandbox, kind, hit, unproven } =
+        agent.zygotes.fork(revision, deadline).await.map_err(failed)?;
+    if let Some(hit) = hit {
+        agent.metrics.zygote_hit(hit);
+    }
+    let lease = adopt(sandbox);
+    let Some(node) = unproven else { return Ok((lease, kind)) };
+    let (loads, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
+    if loads {
+        agent.import_cache.proven(revision, node);
+        return Ok((lease, kind));
+    }
+    drop(lease);
+    let lease = adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?);
+    let (loads, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
+    if loads {
+        let why =
+            format!("the handler {} does not load in its children, and loads without it", function.name);
+        agent.import_cache.breaks_when_forked(revision, node, &why);
+    }
+    // If not, it is the handler's own failure, and the call says so.
+    Ok((lease, StartKind::Cold))
+}
