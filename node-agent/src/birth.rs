@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use openlambda_api::{Component, Reason};
 
 use crate::agent::Agent;
-use crate::compile;
+use crate::compile::{self, Proof};
 use crate::functions::Function;
 use crate::instance::Instance;
 use crate::metrics::StartKind;
@@ -42,15 +42,15 @@ pub async fn bear(
     }
     let lease = adopt(sandbox);
     let Some(node) = unproven else { return Ok((lease, kind)) };
-    let (loads, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
-    if loads {
+    let (first, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
+    if first == Proof::Loads {
         agent.import_cache.proven(revision, node);
         return Ok((lease, kind));
     }
     drop(lease);
     let lease = adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?);
-    let (loads, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
-    if loads {
+    let (second, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
+    if (first, second) == (Proof::Fails, Proof::Loads) {
         let why =
             format!("the handler {} does not load in its children, and loads without it", function.name);
         agent.import_cache.breaks_when_forked(revision, node, &why);

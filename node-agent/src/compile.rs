@@ -11,7 +11,7 @@ use openlambda_sandbox::Exit;
 
 use crate::agent::Agent;
 use crate::call::{Call, End, Order};
-use crate::frame::{Kind, Reply, Status};
+use crate::frame::{Kind, Meta, Reply, Status};
 use crate::functions::Function;
 use crate::instance::{Instance, exit_of};
 use crate::logs::Writer;
@@ -74,14 +74,15 @@ pub async fn check(
     let lease = agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance);
     let failed = check_in(agent, function, revision, lease).await;
     let Some(node) = unproven else { return Ok(failed) };
-    if failed.is_none() {
+    let Some((end, exit)) = failed else {
         agent.import_cache.proven(revision, node);
         return Ok(None);
-    }
+    };
+    let proof = Proof::of(&end, exit.as_ref());
     // It may be the Zygote's fault.
     let lease = start(agent, function, revision, Instant::now() + TIMEOUT).await?;
     let again = check_in(agent, function, revision, lease).await;
-    if again.is_none() {
+    if again.is_none() && proof == Proof::Fails {
         let why =
             format!("the handler {} does not load in its children, and loads without it", function.name);
         agent.import_cache.breaks_when_forked(revision, node, &why);
@@ -119,15 +120,40 @@ async fn check_in(
     }
 }
 
+/// What came of loading a revision in a new sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It loads.
+    Loads,
+    /// It does not.
+    Fails,
+    /// The sandbox did not come to be, or somebody has killed it: that says nothing.
+    Unknown,
+}
+
+impl Proof {
+    fn of(end: &End, exit: Option<&Exit>) -> Self {
+        match (end, exit) {
+            (End::Reply(Reply { status: Status::Ok, .. }), _) => Self::Loads,
+            (End::Refused, _) => Self::Unknown,
+            (End::Closed, Some(exit)) if exit.failure.is_some() || exit.is_kill() && !exit.oom_killed => {
+                Self::Unknown
+            }
+            _ => Self::Fails,
+        }
+    }
+}
+
 /// Loads a revision in a new instance, before it is called, to see whether that can be done. The instance can be called in any case: if
 /// not, the call is told why.
-pub async fn prove(agent: &Agent, function: &Function, lease: Lease, deadline: Instant) -> (bool, Lease) {
+pub async fn prove(agent: &Agent, function: &Function, lease: Lease, deadline: Instant) -> (Proof, Lease) {
     let (end, lease) = ask(lease, function, Kind::Prove, deadline).await;
-    let End::Reply(Reply { status: Status::Ok, meta, .. }) = end else { return (false, lease) };
-    if let Some(imported) = meta.imported {
-        agent.import_cache.observed(&lease.revision, &imported);
+    let (end, exit) = with_exit(end, &lease).await;
+    let proof = Proof::of(&end, exit.as_ref());
+    if let End::Reply(Reply { meta: Meta { imported: Some(imported), .. }, .. }) = &end {
+        agent.import_cache.observed(&lease.revision, imported);
     }
-    (true, lease)
+    (proof, lease)
 }
 
 async fn start(

@@ -265,9 +265,9 @@ fn a_killed_zygote_costs_no_call_and_comes_back() -> Result<()> {
                 if name.starts_with("z-") && name.ends_with('b') {
                     let pids =
                         std::fs::read_to_string(zygote.path().join("cgroup.procs")).unwrap_or_default();
-                    for pid in pids.lines().filter_map(|pid| pid.parse().ok()) {
-                        // One that has ended meanwhile is as good.
-                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    // The oldest: a sandbox is born here, and about to leave.
+                    if let Some(pid) = pids.lines().filter_map(|pid| pid.parse().ok()).min() {
+                        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
                     }
                 }
             }
