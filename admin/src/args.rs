@@ -32,6 +32,7 @@ pub enum Command {
     LoadBalancer(LoadBalancer),
     LoadBalancerExec(Exec),
     Status(Status),
+    Zygotes(Zygotes),
     Kill(Kill),
 }
 
@@ -120,6 +121,17 @@ pub struct Exec {
 #[command(after_help = "Fails if one of them does not answer, or if nothing was started.\n\n\
                         Example:\n  admin status --cluster my-cluster")]
 pub struct Status {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+}
+
+/// Draws the import cache of each worker: which Zygotes there are, what they hold and how often they were forked
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A Zygote has its own packages and those of the ones above it. A package that no Zygote may hold is named with the \
+                  reason.\n\nExample:\n  admin zygotes --cluster my-cluster"
+)]
+pub struct Zygotes {
     #[command(flatten)]
     pub cluster: ClusterArg,
 }

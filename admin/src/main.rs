@@ -23,6 +23,7 @@ mod setconf;
 mod status;
 mod stop;
 mod workers;
+mod zygotes;
 
 use args::{Cli, Command};
 
@@ -54,6 +55,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<ExitCode> {
         Command::LoadBalancer(args) => balancer::run(&args, out)?,
         Command::LoadBalancerExec(args) => execute::run(execute::BALANCER, &args)?,
         Command::Status(args) => return status::run(&args, out),
+        Command::Zygotes(args) => return zygotes::run(&args, out),
         Command::Kill(args) => stop::run(&args, out)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -47,12 +47,16 @@ pub fn local_url(cluster: &ClusterDir, process: Process) -> Result<String, Confi
 
 /// A line for each handler of a worker that has packages, or cannot have them. A worker that does not say has none.
 fn handlers(cluster: &ClusterDir, process: Process) -> Vec<String> {
-    let Process::Worker(_) = process else { return Vec::new() };
-    let Ok(config) = WorkerConfig::load(cluster.config(process)) else { return Vec::new() };
+    worker_state(cluster, process).map(|state| described(&state)).unwrap_or_default()
+}
+
+/// What a worker says of itself; none from what is no worker or does not answer.
+pub fn worker_state(cluster: &ClusterDir, process: Process) -> Option<Value> {
+    let Process::Worker(_) = process else { return None };
+    let config = WorkerConfig::load(cluster.config(process)).ok()?;
     let url = format!("http://{}/debug/state", SocketAddr::new(config.local_ip(), config.admin.port()));
-    let state =
-        ping::get(&url, ANSWER_WITHIN).ok().and_then(|answer| serde_json::from_str(&answer.body).ok());
-    state.map(|state| described(&state)).unwrap_or_default()
+    let answer = ping::get(&url, ANSWER_WITHIN).ok()?;
+    serde_json::from_str(&answer.body).ok()
 }
 
 fn described(state: &Value) -> Vec<String> {

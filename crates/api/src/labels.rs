@@ -89,6 +89,10 @@ pub mod children {
     pub const CA_DIR: &str = "/etc/openlambda-ca";
     /// The key of the ConfigMap with certificates, and so the file.
     pub const CA_FILE: &str = "ca.crt";
+    /// Where the given tree of Zygotes is mounted, as [`TREE_FILE`].
+    pub const TREE_DIR: &str = "/etc/openlambda-tree";
+    /// The key of the ConfigMap with a tree of Zygotes, and so the file.
+    pub const TREE_FILE: &str = "tree.json";
     /// The agents' variable with the user of the package index.
     pub const INDEX_USERNAME: &str = "OPENLAMBDA_INDEX_USERNAME";
     /// The agents' variable with the password of the package index.

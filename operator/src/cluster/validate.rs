@@ -11,6 +11,9 @@ use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec};
 use openlambda_api::schema::{ByteSize, Span};
 use openlambda_config::{Size, durations};
 
+/// Memory of the import cache where nothing else says how much, in MiB.
+const IMPORT_CACHE_MIB: u64 = 512;
+
 /// A cluster that can be built.
 #[derive(Clone, Debug)]
 pub struct ValidCluster {
@@ -78,12 +81,6 @@ fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
     if spec.registry.is_some() {
         check.unsupported("spec.registry", without);
     }
-    if spec.agent.import_cache.mode == ImportCacheMode::Tree {
-        check.unsupported(
-            "spec.agent.importCache.mode",
-            "Tree is not supported by this version: use Auto or Off",
-        );
-    }
 }
 
 /// What the schema's rules say too; an API server that runs without them must not make us do harm.
@@ -100,11 +97,17 @@ fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
     }
 }
 
+/// What Zygotes may hold: as given, else a quarter of the pod's memory, else [`IMPORT_CACHE`].
 fn import_cache(spec: &LambdaClusterSpec, check: &mut Check) -> Size {
     let cache = &spec.agent.import_cache;
     match (&cache.memory, cache.mode) {
-        (_, ImportCacheMode::Off) | (None, _) => Size::ZERO,
+        (_, ImportCacheMode::Off) => Size::ZERO,
         (Some(memory), _) => check.size("spec.agent.importCache.memory", memory),
+        (None, _) => {
+            let limit = spec.agent.resources.limits.get("memory");
+            let limit = limit.and_then(|limit| Size::parse(&limit.0).ok());
+            limit.map_or(Size::from_mib(IMPORT_CACHE_MIB), |limit| Size::from_bytes(limit.bytes() / 4))
+        }
     }
 }
 
@@ -170,7 +173,22 @@ mod tests {
     fn the_empty_spec_is_valid() {
         let valid = validate(&cluster("demo", json!({}))).unwrap();
         assert_eq!((valid.timeout, valid.agent_queue), (Duration::from_secs(30), Duration::from_secs(10)));
-        assert_eq!((valid.name.as_str(), valid.import_cache), ("demo", Size::ZERO));
+        assert_eq!((valid.name.as_str(), valid.import_cache), ("demo", Size::from_mib(512)));
+    }
+
+    #[test]
+    fn the_import_cache_has_what_is_given_or_a_quarter_or_a_default() {
+        let size = |agent: serde_json::Value| {
+            validate(&cluster("demo", json!({"agent": agent}))).unwrap().import_cache
+        };
+        let limits = json!({"limits": {"memory": "16Gi"}});
+        assert_eq!(
+            size(json!({"importCache": {"memory": "1Gi"}, "resources": limits})),
+            Size::from_mib(1024)
+        );
+        assert_eq!(size(json!({"resources": limits})), Size::from_mib(4096));
+        assert_eq!(size(json!({})), Size::from_mib(512));
+        assert_eq!(size(json!({"importCache": {"mode": "Off", "memory": "1Gi"}})), Size::ZERO);
     }
 
     #[test]
@@ -198,11 +216,10 @@ mod tests {
             "demo",
             json!({
                 "registry": {"embedded": {}},
-                "agent": {"importCache": {"mode": "Tree", "tree": {"configMap": {"name": "t"}}}},
             }),
         ))
         .unwrap_err();
-        assert_eq!(all.len(), 2, "{all:#?}");
+        assert_eq!(all.len(), 1, "{all:#?}");
         assert!(all.iter().all(|problem| problem.unsupported));
     }
 }

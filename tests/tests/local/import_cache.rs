@@ -279,7 +279,8 @@ fn a_killed_zygote_costs_no_call_and_comes_back() -> Result<()> {
         })
         .with_context(|| format!("{:?}\n{}", cache(&cluster), cluster.log(0).unwrap_or_default()))?;
     }
-    ensure!(cluster.metrics()?.contains("zygote_restarts_total"));
+    let drawn = cluster.admin("zygotes", &[])?;
+    ensure!(drawn.contains("heavy-1.0") && drawn.contains("of 512Mi in Zygotes"), "{drawn}");
     cluster.stop()
 }
 

@@ -13,6 +13,7 @@ use crate::settings::Settings;
 
 const STATE: &str = "state";
 const CERTIFICATES: &str = "index-ca";
+const TREE: &str = "zygote-tree";
 /// Beyond the drain of calls: killing sandboxes, removing cgroups and mounts.
 const CLEANUP_SECONDS: i64 = 15;
 
@@ -65,19 +66,22 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
         ..VolumeMount::default()
     });
     container.env.get_or_insert_default().extend(index_credentials(cluster));
-    let certificates = cluster.spec.packages.ca.as_ref().map(|ca| certificates(&ca.config_map.name));
-    let (volume, mount) = certificates.unzip();
-    container.volume_mounts.get_or_insert_default().extend(mount);
+    let certificates = cluster.spec.packages.ca.as_ref();
+    let certificates = certificates.map(|ca| mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
+    let tree = spec.import_cache.tree.as_ref();
+    let tree = tree.map(|tree| mounted(TREE, &tree.config_map.name, children::TREE_DIR));
+    let (volumes, mounts): (Vec<_>, Vec<_>) = certificates.into_iter().chain(tree).unzip();
+    container.volume_mounts.get_or_insert_default().extend(mounts);
     let mut pod = pod::spec(cluster, settings, part, container);
     pod.volumes.get_or_insert_default().push(state_volume(cluster));
-    pod.volumes.get_or_insert_default().extend(volume);
+    pod.volumes.get_or_insert_default().extend(volumes);
     pod
 }
 
-/// The certificates for the package index.
-fn certificates(config_map: &str) -> (Volume, VolumeMount) {
+/// A ConfigMap of the user's as a folder.
+fn mounted(name: &str, config_map: &str, folder: &str) -> (Volume, VolumeMount) {
     let volume = Volume {
-        name: CERTIFICATES.to_owned(),
+        name: name.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: config_map.to_owned(),
             ..ConfigMapVolumeSource::default()
@@ -85,8 +89,8 @@ fn certificates(config_map: &str) -> (Volume, VolumeMount) {
         ..Volume::default()
     };
     let mount = VolumeMount {
-        name: CERTIFICATES.to_owned(),
-        mount_path: children::CA_DIR.to_owned(),
+        name: name.to_owned(),
+        mount_path: folder.to_owned(),
         read_only: Some(true),
         ..VolumeMount::default()
     };

@@ -93,6 +93,9 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     if spec.packages.allow_source_builds {
         file["allow_source_builds"] = json!(true);
     }
+    if spec.agent.import_cache.tree.is_some() {
+        file["import_cache_tree"] = json!(format!("{}/{}", children::TREE_DIR, children::TREE_FILE));
+    }
     if let Some(size) = cluster.storage {
         file["packages_size"] = json!((size.bytes() / 100 * PACKAGES_PERCENT).to_string());
     }
