@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::bundles::Bundles;
 use crate::functions::{Functions, Source};
 use crate::gate::Gates;
-use crate::import_cache::{ImportCache, tree};
+use crate::import_cache::{Bounds, ImportCache, tree};
 use crate::load::{Load, Sampler};
 use crate::metrics::Metrics;
 use crate::packages::{Installer, Packages, locked};
@@ -65,13 +65,13 @@ impl Agent {
         let bundles = Bundles::open(config.worker_dir.join("bundles"))?;
         let packages = Packages::open(&config)?;
         let settings = Settings::of(&config);
-        let import_cache = ImportCache::new(
-            cache_settings(&config),
-            settings.limits,
-            config.import_timeout,
-            Arc::clone(&metrics),
-            drain.clone(),
-        );
+        let bounds = Bounds {
+            sandbox: settings.limits,
+            spares: wide(config.spares.into()),
+            patience: config.import_timeout,
+        };
+        let import_cache =
+            ImportCache::new(cache_settings(&config), bounds, Arc::clone(&metrics), drain.clone());
         let queue = wide(config.queue_length.into());
         let gates = Gates::new(queue, WAITING.max(queue), config.queue_timeout, drain.clone());
         let functions =

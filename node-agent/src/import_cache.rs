@@ -38,6 +38,17 @@ const BUSY: usize = 2;
 /// A second process of a node that was not needed for so long is given up.
 const COPY_UNUSED: Duration = Duration::from_secs(30);
 
+/// What holds for the processes of the import cache.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// What spares are held to until they serve.
+    pub sandbox: Limits,
+    /// Spares of one node.
+    pub spares: usize,
+    /// One package may take so long to import.
+    pub patience: Duration,
+}
+
 /// The import cache of a worker.
 #[derive(Debug)]
 pub struct ImportCache {
@@ -48,10 +59,7 @@ pub struct ImportCache {
     metrics: Arc<Metrics>,
     /// Memory of all Zygotes but the root.
     budget: u64,
-    /// What spares are held to until they serve.
-    limits: Limits,
-    /// One package may take so long to import.
-    patience: Duration,
+    limits: Bounds,
     /// Processes of one node.
     copies: usize,
     drain: Drain,
@@ -146,13 +154,7 @@ impl Offer {
 
 impl ImportCache {
     /// With the root only, which is not there yet either. Without a budget it stays so.
-    pub fn new(
-        settings: Settings,
-        limits: Limits,
-        patience: Duration,
-        metrics: Arc<Metrics>,
-        drain: Drain,
-    ) -> Arc<Self> {
+    pub fn new(settings: Settings, limits: Bounds, metrics: Arc<Metrics>, drain: Drain) -> Arc<Self> {
         let budget = settings.budget;
         let state = State {
             policy: policy::ImportCache::new(settings),
@@ -170,7 +172,6 @@ impl ImportCache {
             metrics,
             budget,
             limits,
-            patience,
             copies,
             drain,
         })

@@ -5,6 +5,7 @@ mod anchor;
 mod apply;
 mod create;
 mod idle;
+mod import;
 mod kubernetes;
 mod lard;
 mod machine;
@@ -53,6 +54,8 @@ enum What {
     Apply,
     /// On Kubernetes: a thousand Handlers at once, resync, memory of the parts
     Operator,
+    /// Cold starts with packages: from Zygotes and spares against none, what idle handlers hold, a workload that rotates
+    Import,
     /// Memory of an idle, paused handler
     Idle {
         /// How many handlers are kept
@@ -88,6 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Warm => warm::run(&bench)?,
         What::Apply => apply::run(&bench)?,
         What::Operator => operator::run(&bench)?,
+        What::Import => import::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };
     warning.into_iter().for_each(|warning| report.note(warning));

@@ -61,6 +61,8 @@ pub struct WorkerConfig {
     pub import_cache: Size,
     /// `import_cache_tree`: which Zygotes there are; none means that they follow the demand.
     pub import_tree: Option<ImportTree>,
+    /// `spares`: sandboxes of one Zygote that are forked ahead of need, at most.
+    pub spares: u32,
     /// `import_timeout`: a Zygote may take so long to import one package.
     pub import_timeout: Duration,
     /// `sandbox_create_hard_limit`: memory in use above which new sandboxes wait; none means no such limit.
@@ -210,6 +212,7 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         handler_cache: root.read("handler_cache_size", Size::ZERO, values::size),
         import_cache: root.read("import_cache_size", Size::ZERO, values::size),
         import_tree: import_tree::read(root, directory),
+        spares: root.read("spares", 8, values::whole(0..=64)),
         import_timeout: root.read("import_timeout", Duration::from_secs(60), values::duration),
         create_hard_limit: root
             .optional("sandbox_create_hard_limit", values::size)

@@ -6,8 +6,6 @@ use crate::Time;
 const HALF_LIFE: f64 = 10.0;
 /// Spares of one kind are to last for so many seconds.
 const LAST: f64 = 0.5;
-/// Spares of one kind.
-const MOST: usize = 8;
 /// Below this pace (one start in a few minutes) a spare would mostly wait in vain.
 const IDLE: f64 = 0.005;
 
@@ -35,9 +33,9 @@ impl Pace {
     }
 }
 
-/// How many spares each kind gets, given the pace of each. Kinds come in turns, so that the hottest cannot take all the room.
-pub fn wanted(rates: &[f64], room: usize) -> Vec<usize> {
-    let asked: Vec<usize> = rates.iter().map(|rate| asked(*rate)).collect();
+/// How many spares each kind gets, at most `most`, given the pace of each. Kinds come in turns, so that the hottest cannot take all the room.
+pub fn wanted(rates: &[f64], most: usize, room: usize) -> Vec<usize> {
+    let asked: Vec<usize> = rates.iter().map(|rate| asked(*rate, most)).collect();
     let mut given = vec![0; rates.len()];
     let mut left = room.min(asked.iter().sum());
     while left > 0 {
@@ -51,8 +49,8 @@ pub fn wanted(rates: &[f64], room: usize) -> Vec<usize> {
     given
 }
 
-fn asked(rate: f64) -> usize {
-    if rate < IDLE { 0 } else { ((rate * LAST).ceil() as usize).clamp(1, MOST) }
+fn asked(rate: f64, most: usize) -> usize {
+    if rate < IDLE { 0 } else { ((rate * LAST).ceil() as usize).min(most) }
 }
 
 #[cfg(test)]
@@ -73,30 +71,30 @@ mod tests {
         let rate = pace.rate(at(100_000));
         assert!((19.0..21.0).contains(&rate), "{rate} of 20 per second");
         assert!(pace.rate(at(110_000)) < rate / 1.9);
-        assert_eq!(asked(pace.rate(at(400_000))), 0);
+        assert_eq!(asked(pace.rate(at(400_000)), 8), 0);
     }
 
     #[test]
     fn one_start_asks_for_one_spare_for_a_while() {
         let mut pace = Pace::default();
         pace.count(Duration::from_secs(5));
-        assert_eq!(wanted(&[pace.rate(Duration::from_secs(5)), 0.0], 10), [1, 0]);
-        assert_eq!(wanted(&[pace.rate(Duration::from_secs(60)), 0.0], 10), [0, 0]);
+        assert_eq!(wanted(&[pace.rate(Duration::from_secs(5)), 0.0], 8, 10), [1, 0]);
+        assert_eq!(wanted(&[pace.rate(Duration::from_secs(60)), 0.0], 8, 10), [0, 0]);
     }
 
     #[test]
     fn the_room_is_shared_in_turns() {
-        assert_eq!(wanted(&[100.0, 4.0, 0.01], 20), [MOST, 2, 1]);
-        assert_eq!(wanted(&[100.0, 4.0, 0.01], 5), [2, 2, 1]);
-        assert_eq!(wanted(&[100.0, 4.0, 0.01], 0), [0, 0, 0]);
+        assert_eq!(wanted(&[100.0, 4.0, 0.01], 8, 20), [8, 2, 1]);
+        assert_eq!(wanted(&[100.0, 4.0, 0.01], 8, 5), [2, 2, 1]);
+        assert_eq!(wanted(&[100.0, 4.0, 0.01], 8, 0), [0, 0, 0]);
     }
 
     proptest! {
         #[test]
-        fn no_more_than_the_room_and_no_more_than_asked(rates in prop::collection::vec(0.0_f64..50.0, 0..20), room in 0_usize..100) {
-            let given = wanted(&rates, room);
+        fn no_more_than_the_room_and_no_more_than_asked(rates in prop::collection::vec(0.0_f64..50.0, 0..20), most in 0_usize..20, room in 0_usize..100) {
+            let given = wanted(&rates, most, room);
             prop_assert!(given.iter().sum::<usize>() <= room);
-            prop_assert!(given.iter().zip(&rates).all(|(given, rate)| *given <= asked(*rate)));
+            prop_assert!(given.iter().zip(&rates).all(|(given, rate)| *given <= asked(*rate, most)));
         }
     }
 }

@@ -124,7 +124,7 @@ impl ImportCache {
         let branch = job.parent.branch(&limits, &job.text, |record| heard.lock().hear(record));
         let made = tokio::select! {
             made = branch => Some(made),
-            () = hanging(&heard, self.patience) => None,
+            () = hanging(&heard, self.limits.patience) => None,
         };
         let progress = heard.into_inner();
         match made {
@@ -133,9 +133,13 @@ impl ImportCache {
                 self.adopt(node, zygote, job, progress);
             }
             Some(Err(error)) => {
-                self.blame(node, &error.to_string(), progress.blame(Some(&error), self.patience))
+                self.blame(node, &error.to_string(), progress.blame(Some(&error), self.limits.patience))
             }
-            None => self.blame(node, "it did not become ready in time", progress.blame(None, self.patience)),
+            None => self.blame(
+                node,
+                "it did not become ready in time",
+                progress.blame(None, self.limits.patience),
+            ),
         }
         self.changed.notify_one();
     }

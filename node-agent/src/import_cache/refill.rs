@@ -32,7 +32,7 @@ impl ImportCache {
                     tokio::time::sleep(AFTER).await;
                     continue;
                 }
-                match zygote.spare(&self.limits).await {
+                match zygote.spare(&self.limits.sandbox).await {
                     Ok(spare) => {
                         if let Some(entry) = self.state.lock().live.get_mut(&node) {
                             entry.spares.push_back(spare);
@@ -55,7 +55,7 @@ impl ImportCache {
         nodes.sort_unstable_by_key(|(id, _)| *id);
         let rates: Vec<f64> = nodes.iter().map(|(_, rate)| *rate).collect();
         let room = usize::try_from(self.budget / SHARE / BYTES).unwrap_or(usize::MAX);
-        nodes.into_iter().map(|(id, _)| id).zip(wanted(&rates, room)).collect()
+        nodes.into_iter().map(|(id, _)| id).zip(wanted(&rates, self.limits.spares, room)).collect()
     }
 
     fn short_of_spares(&self) -> Option<(NodeId, Zygote)> {

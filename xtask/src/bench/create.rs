@@ -23,7 +23,7 @@ const OURS_EACH: u32 = 200;
 /// Measures.
 pub fn run(bench: &Bench) -> Result<Report> {
     let anchor = OriginalSteps::new(bench)?;
-    let options = json!({"handler_cache_size": 0, "response_details": true});
+    let options = json!({"handler_cache_size": 0, "import_cache_size": 0, "response_details": true});
     let subject = Subject::start(bench, "bench-create", &options, IN_FLIGHT)?;
     let requests: Vec<_> = (0..IN_FLIGHT).map(request).collect();
     let mut report = Report::new("create");

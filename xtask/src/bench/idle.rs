@@ -14,7 +14,7 @@ const MB: f64 = 1e6;
 
 /// Measures once; memory does not vary as time does.
 pub fn run(bench: &Bench, handlers: u32) -> Result<Report> {
-    let options = json!({"handler_cache_size": "64Gi", "idle_timeout": "1h", "pause_after": "10ms"});
+    let options = json!({"handler_cache_size": "64Gi", "idle_timeout": "1h", "pause_after": "10ms", "import_cache_size": 0});
     let subject = Subject::start(bench, "bench-idle", &options, FIRST + handlers)?;
     let mut connection = Connection::open(subject.worker)?;
     let mut start = |numbers: std::ops::Range<u32>| -> Result<(usize, u64)> {

@@ -37,12 +37,27 @@ pub type Times = Vec<f64>;
 impl Subject {
     /// Starts a worker with these options and so many handlers, `h0`, `h1`, …
     pub fn start(bench: &Bench, purpose: &str, options: &Value, handlers: u32) -> Result<Self> {
+        Self::with(bench, purpose, options, handlers, HANDLER, "")
+    }
+
+    /// The same with other handlers: all have this source, and these packages.
+    pub fn with(
+        bench: &Bench,
+        purpose: &str,
+        options: &Value,
+        handlers: u32,
+        source: &str,
+        requirements: &str,
+    ) -> Result<Self> {
         let cluster = LocalCluster::new(&bench.built, purpose)?;
         cluster.configure(options)?;
         for number in 0..handlers {
             let folder = cluster.directory().join(format!("registry/h{number}"));
             fs::create_dir_all(&folder)?;
-            fs::write(folder.join("lambda_func.py"), HANDLER)?;
+            fs::write(folder.join("lambda_func.py"), source)?;
+            if !requirements.is_empty() {
+                fs::write(folder.join("requirements.txt"), requirements)?;
+            }
         }
         let workers = cluster.workers(1, ports::free(8080, 1)?)?;
         let worker = *workers.first().context("no worker was started")?;
@@ -83,6 +98,58 @@ pub fn cold_calls(address: SocketAddr, request: &Request, count: u32, gap: Durat
     match kind.as_deref() {
         Some("zygote" | "cold") => calls(address, request, count, gap),
         other => bail!("a call that must be a cold start says it was {other:?}"),
+    }
+}
+
+/// Calls on one connection, `gap` apart, each of which must start a sandbox of one of these kinds. Of those that start otherwise only a
+/// few are tolerated, and none is counted.
+pub fn starts(
+    address: SocketAddr,
+    request: &Request,
+    count: u32,
+    gap: Duration,
+    kinds: &[&str],
+) -> Result<Times> {
+    let mut connection = Connection::open(address)?;
+    let (mut times, mut others) = (Vec::new(), 0);
+    while times.len() < count as usize {
+        thread::sleep(gap);
+        let start = Instant::now();
+        let response = connection.call(request)?;
+        let time = start.elapsed();
+        if response.status != 200 {
+            bail!("a call was answered {} {}", response.status, response.text());
+        }
+        let kind = response.header(http::START_KIND).unwrap_or_default();
+        if kinds.contains(&kind) {
+            times.push(time.as_secs_f64() * 1e6);
+        } else {
+            others += 1;
+            if others > count.max(10) {
+                bail!("{others} calls started {kind:?}, not {kinds:?}");
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// Calls until packages are installed and a Zygote has them.
+pub fn await_start(address: SocketAddr, request: &Request, kinds: &[&str]) -> Result<()> {
+    let end = Instant::now() + SETTLE * 3;
+    let mut connection = Connection::open(address)?;
+    loop {
+        let response = connection.call(request)?;
+        let kind = response.header(http::START_KIND).unwrap_or_default().to_owned();
+        if response.status == 200 && kinds.contains(&kind.as_str()) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("in vain waited for a start {kinds:?}: {} {kind} {}", response.status, response.text());
+        }
+        thread::sleep(POLL);
+        if response.status != 200 {
+            connection = Connection::open(address)?;
+        }
     }
 }
 
