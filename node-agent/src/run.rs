@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use axum::routing::get;
 use axum::{Json, Router};
+use openlambda_api::AgentState;
 use openlambda_api::state::STATE_PATH;
 use openlambda_config::{Base as ConfigBase, WorkerConfig};
 use openlambda_sandbox::{Base, Host, HostConfig, Nursery};
@@ -183,7 +184,11 @@ fn router(registry: Registry, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Repo
         .route("/debug/state", get(async move || Json(state.state())));
     match mode {
         Mode::Directory => router,
-        Mode::Kubernetes { .. } => router.route(STATE_PATH, get(async move || Json(report.state()))),
+        Mode::Kubernetes { .. } => {
+            let cache = Arc::clone(&agent.import_cache);
+            let document = move || AgentState { excluded: cache.excluded(), ..report.state() };
+            router.route(STATE_PATH, get(async move || Json(document())))
+        }
     }
 }
 
