@@ -6,6 +6,7 @@ handler does not ask for, it does not pay for.
 """
 
 import importlib.machinery
+import itertools
 import json
 import marshal
 import os
@@ -27,8 +28,10 @@ FOLDER = "/handler/"
 PACKAGES = "/packages/"
 # Names of modules, in bytes, that an answer may have: half of what the agent takes.
 MAX_TOLD = 128 * 1024
-# Where modules are looked for besides: the Zygote sets it.
+# The Zygote sets these: where modules are looked for besides, how many it has loaded, and the folders of the packages that it holds.
 BASE_PATH = ()
+LOADED = 0
+HELD = ()
 
 
 def serve(stream):
@@ -125,7 +128,7 @@ class Server:
             self.load_error = LOAD_FAILED, describe(error), b""
         self.report = {"load_us": since(began)}
         if meta.get("observe") and self.load_error is None:
-            imported = loaded_modules()
+            imported = {**dict.fromkeys(HELD, ()), **loaded_modules(len(sys.modules) - LOADED)}
             # What is too much to tell is not told: the handler starts without a Zygote of its own then.
             if sum(len(name) + 4 for names in imported.values() for name in names) < MAX_TOLD:
                 self.report["imported"] = imported
@@ -221,10 +224,12 @@ def reseed():
         sys.modules["numpy.random.mtrand"].seed()
 
 
-def loaded_modules():
-    """The modules that come from packages, by folder, in the order in which their import began."""
+def loaded_modules(count):
+    """Those of the last so many modules that come from packages, by folder, in the order in which their import began. The others are not
+    even looked at: that would write to, and so copy, what is shared with the Zygote."""
     found = {}
-    for name, module in list(sys.modules.items()):
+    for name in reversed(list(itertools.islice(reversed(sys.modules), max(0, count)))):
+        module = sys.modules[name]
         # Not by getattr: some modules answer that with an import.
         file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
         if isinstance(file, str) and file.startswith(PACKAGES):

@@ -19,6 +19,7 @@ server.BASE_PATH = tuple(sys.path)
 
 def run(control):
     while True:
+        server.LOADED = len(sys.modules)
         gc.collect()
         # Keeps the collector of a child from writing to, and so copying, every page of the Zygote.
         gc.freeze()

@@ -203,7 +203,9 @@ impl ImportCache {
         entry.pace.count(now);
         let holds = |package: &PackageId| entry.packages.binary_search(package).is_ok();
         let wish = choice.imports();
-        let complete = revision.packages.is_empty() || choice.known && wish.iter().all(holds);
+        // As long as it is not known what it imports, what others with its packages import is taken for that.
+        let complete =
+            revision.packages.is_empty() || if choice.known { wish.iter().all(holds) } else { node != ROOT };
         let hit = (!revision.packages.is_empty()).then(|| match (complete, wish.iter().any(holds)) {
             (true, _) => Hit::Full,
             (false, true) => Hit::Part,

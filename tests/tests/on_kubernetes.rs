@@ -23,6 +23,8 @@ mod first_answer;
 mod many;
 #[path = "kubernetes/nodes.rs"]
 mod nodes;
+#[path = "kubernetes/packages.rs"]
+mod packages;
 #[path = "kubernetes/quickstart.rs"]
 mod quickstart;
 #[path = "kubernetes/releases.rs"]
