@@ -1,5 +1,6 @@
 //! Each rule by hand; `model`: anything in any order, against a naive model; `workload`: how much it saves.
 
+mod bench;
 mod model;
 mod rig;
 mod rules;

@@ -95,9 +95,9 @@ impl Outcome {
     }
 }
 
-fn run(seed: u64, budget: u64) -> Outcome {
+fn run(seed: u64, settings: Settings) -> Outcome {
     let mut world = World::new(seed);
-    let mut cache = ImportCache::new(Settings { budget, ..Settings::default() });
+    let mut cache = ImportCache::new(settings);
     let mut outcome = Outcome::default();
     let mut creating: Vec<(Time, NodeId, Vec<PackageId>)> = Vec::new();
     for start in 0..STARTS {
@@ -114,7 +114,8 @@ fn run(seed: u64, budget: u64) -> Outcome {
         outcome.paid.push((world.micros(left), world.micros(wish.imports())));
         cache.started(&wish, now);
         cache.forked(best, now);
-        for action in cache.plan(now) {
+        let plan = if start % 4 == 0 { cache.plan(now) } else { Vec::new() };
+        for action in plan {
             if let Action::Create { node, packages, .. } = action {
                 outcome.created += 1;
                 creating.push((now + Time::from_micros(world.micros(&packages)), node, packages));
@@ -137,21 +138,40 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[test]
 fn explore() {
-    for seed in 0..5 {
-        for part in [0.25, 0.5, 0.75, 1.0, 2.0, 8.0] {
-            let budget = (all(seed) as f64 * part) as u64;
-            let o = run(seed, budget);
-            let r: Vec<String> =
-                (0..STARTS).step_by(250).map(|a| format!("{:.2}", o.share(a..a + 250))).collect();
+    for part in [0.25, 0.5] {
+        for (hl, margin, grace) in [
+            (60, 1.5, 10),
+            (30, 1.5, 10),
+            (15, 1.5, 10),
+            (60, 1.2, 10),
+            (30, 1.2, 10),
+            (60, 1.5, 2),
+            (30, 1.5, 2),
+            (60, 1.0, 0),
+            (120, 1.5, 10),
+        ] {
+            let mut shares = vec![];
+            let mut created = 0;
+            for seed in 0..6 {
+                let budget = (all(seed) as f64 * part) as u64;
+                let o = run(
+                    seed,
+                    Settings {
+                        budget,
+                        half_life: Time::from_secs(hl),
+                        margin,
+                        grace: Time::from_secs(grace),
+                        ..Settings::default()
+                    },
+                );
+                shares.push(o.share(0..STARTS));
+                created += o.created;
+            }
             println!(
-                "{seed} {part} all {} MiB share {:.3} created {} most {} {}",
-                all(seed) / MIB,
-                o.share(0..STARTS),
-                o.created,
-                o.most_bytes / MIB,
-                r.join(" ")
+                "{part} hl {hl} margin {margin} grace {grace}: median {:.3} mean {:.3} created {created}",
+                median(shares.clone()),
+                shares.iter().sum::<f64>() / 6.0
             );
         }
     }
-    println!("{}", median(vec![1.0]));
 }
