@@ -1,6 +1,5 @@
 //! Each rule by hand; `model`: anything in any order, against a naive model; `workload`: how much it saves.
 
-mod bench;
 mod model;
 mod rig;
 mod rules;
