@@ -9,8 +9,8 @@
 //! what pinned nodes take, and if measured memory exceeds it, a plan evicts until it does not. A node is evicted only
 //! after its children. A node that holds a marked package is never an answer.
 //!
-//! It starts no process and measures nothing: the caller carries out a plan and reports what became of it. It never
-//! changes the memory of what it has evicted: that is gone from the books at once.
+//! It starts no process and measures nothing: the caller carries out a plan and reports what became of it. What is
+//! evicted leaves the books at once, so its memory counts no more while its process ends.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ impl Default for Settings {
             budget: 0,
             max_nodes: 200,
             at_once: 2,
-            half_life: Duration::from_secs(60),
+            half_life: Duration::from_secs(30),
             max_sets: 512,
             margin: 1.5,
             grace: Duration::from_secs(10),

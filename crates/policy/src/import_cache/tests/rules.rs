@@ -160,7 +160,8 @@ fn no_more_is_created_at_a_time_than_allowed() {
 
 /// A full cache: 1 and 2, at 10 MiB each.
 fn full() -> Rig {
-    let mut rig = Rig::with_budget(20);
+    let half_life = s(60);
+    let mut rig = Rig::new(Settings { budget: 20 * MIB, half_life, ..Settings::default() });
     rig.measure(&[1, 2, 3]);
     for _ in 0..4 {
         rig.start(&wish(&[1]), s(0));
