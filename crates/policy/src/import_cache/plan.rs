@@ -225,11 +225,16 @@ impl<'a> Planner<'a> {
     fn first_step<'c>(&self, candidates: &'c [Candidate], offer: Offer) -> Option<&'c Candidate> {
         let whole = &candidates[offer.candidate].set;
         let parent = &self.nodes.get(offer.parent)?.all;
+        // The room is for the candidate at once: a split that was seen to take more has none.
+        let is_worth_it = |split: &Set| {
+            let own = split.without(parent);
+            self.known.bytes(&own) >= MIN_SPLIT && self.known.expected_bytes(split, &own) <= offer.bytes
+        };
         let is_step = |split: &&Candidate| {
             split.split
                 && parent.is_strictly_within(&split.set)
                 && split.set.is_strictly_within(whole)
-                && self.known.bytes(&split.set.without(parent)) >= MIN_SPLIT
+                && is_worth_it(&split.set)
                 && self.is_possible(&split.set)
         };
         let beyond = |(at, saved): &(usize, u64)| {
@@ -339,7 +344,7 @@ impl<'a> Planner<'a> {
             if more > 0 && node.footprint.fits(want.wish) { want.weight * more as f64 } else { 0.0 }
         };
         let benefit = candidate.uses.iter().map(benefit).sum();
-        let bytes = self.known.bytes(&candidate.set.without(&node.all));
+        let bytes = self.known.expected_bytes(&candidate.set, &candidate.set.without(&node.all));
         let offer = Offer { candidate: at, parent, waits: !node.is_ready(), bytes, benefit };
         (benefit > 0.0).then_some(offer)
     }

@@ -218,6 +218,22 @@ fn a_node_that_turns_out_too_big_is_evicted_and_not_made_again() {
 }
 
 #[test]
+fn what_a_process_takes_besides_its_packages_is_expected_the_next_time() {
+    let mut rig = Rig::new(Settings { budget: 40 * MIB, at_once: 3, ..Settings::default() });
+    rig.extra = 5 * MIB;
+    rig.measure(&[1, 2, 3]);
+    // Three packages of 10 MiB fit, three processes of 15 do not.
+    for package in [1, 2, 3] {
+        rig.start(&wish(&[package]), s(0));
+    }
+    assert_eq!(evicted(&rig.settle(s(0))).len(), 1);
+    for second in 1..100 {
+        rig.start(&wish(&[second as u32 % 3 + 1]), s(second));
+        assert_eq!(rig.settle(s(second)), []);
+    }
+}
+
+#[test]
 fn measured_memory_over_the_budget_is_freed_leaves_first() {
     let mut rig = holding(Rig::with_budget(40), &[&[1], &[1, 2], &[3]]);
     for _ in 0..10 {
