@@ -29,6 +29,7 @@ def run(control):
         role, stream, more = child
         if role == "zygote":
             control = stream
+            _openlambda.use_huge_pages()
             importer.run(control, more)
         elif role == "sandbox" or warm_up() and _openlambda.take_up(stream, more):
             server.serve(stream)

@@ -33,6 +33,8 @@ use names::Names;
 const ROUND: Duration = Duration::from_secs(1);
 /// Demand is gathered for so long before it is planned for: many first calls come together.
 const GATHER: Duration = Duration::from_millis(5);
+/// Between two plans: one may take milliseconds of the thread that serves calls.
+const BREATH: Duration = Duration::from_millis(100);
 /// Fork requests that wait at the idlest process of a node before it gets another.
 const BUSY: usize = 2;
 /// A second process of a node that was not needed for so long is given up.
@@ -289,6 +291,7 @@ impl ImportCache {
                 self.measure();
             }
             self.carry_out();
+            tokio::time::sleep(BREATH).await;
         }
     }
 
