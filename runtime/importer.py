@@ -53,7 +53,8 @@ def run(control, job):
         folder = None
         sys.meta_path.remove(misses)
         tell_names(control, "misses", misses.names)
-        tell_names(control, "modules", loaded())
+        server.TOPS = tuple(sorted(name for name in loaded() if name in sys.modules))
+        tell_names(control, "modules", server.TOPS)
         server.HELD = tuple(task["path"])
     except Unusable as error:
         give_up(control, folder, error.reason, str(error))

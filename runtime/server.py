@@ -32,6 +32,11 @@ MAX_TOLD = 128 * 1024
 BASE_PATH = ()
 LOADED = 0
 HELD = ()
+# The top-level modules of these packages.
+TOPS = ()
+REHEARSAL = marshal.dumps(compile("def handler(event):\n    return event\n", "/handler/rehearsal.py", "exec"))
+# Whether the random state is this process's own already.
+seeded = False
 
 
 def serve(stream):
@@ -119,7 +124,8 @@ class Server:
         try:
             if folders := meta.get("packages"):
                 see_packages(folders)
-                reseed()
+                if not seeded:
+                    reseed()
             handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
             if (threads := meta.get("threads", 1)) > 1:
                 self.threads = Threads(self, threads)
@@ -239,14 +245,18 @@ def loaded_modules(count):
 
 def rehearse():
     """Does once, for nobody, what each sandbox does: what that writes to is then no longer shared with the Zygote."""
-    code = marshal.dumps(compile("def handler(event):\n    return event\n", "/handler/rehearsal.py", "exec"))
-    module = types.ModuleType("rehearsal")
-    exec(marshal.loads(code), module.__dict__)
-    encode(module.handler(decode('{"rehearsal": [1, 2.5, null, "text"]}')))
+    global seeded
+    reseed()
+    seeded = True
+    for name in TOPS:
+        __import__(name)
+    path = list(sys.path)
+    server = Server(-1)
+    server.load(json.loads('{"entrypoint": "rehearsal.handler", "env": {}, "threads": 1}'), REHEARSAL)
+    server.call(b'{"rehearsal": [1, 2.5, null, "text"]}')
     HEADER.unpack_from(HEADER.pack(1, 2, 3, 4))
-    for output in (sys.stdout, sys.stderr):
-        output.reconfigure(line_buffering=True, errors="backslashreplace")
-    flush()
+    del sys.modules["rehearsal"]
+    sys.path[:] = path
 
 
 def load_handler(entrypoint, code):
