@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metrics::{Hit, Metrics, StartKind};
-use crate::packages::{Package, PackageSet};
+use crate::packages::PackageSet;
 use crate::revision::Revision;
 
 mod imports;
@@ -86,10 +86,8 @@ impl std::fmt::Debug for State {
 struct Node {
     /// Its own process, then others like it.
     zygotes: Vec<Zygote>,
-    /// All that it holds, sorted.
+    /// All that it holds, sorted. It does not keep them on the disk: whoever is forked from it does.
     packages: Vec<PackageId>,
-    /// The same, which keeps them on the disk.
-    held: Vec<Arc<Package>>,
     spares: VecDeque<Spare>,
     pace: Pace,
     copying: bool,
@@ -98,11 +96,10 @@ struct Node {
 }
 
 impl Node {
-    fn new(zygote: Zygote, packages: Vec<PackageId>, held: Vec<Arc<Package>>) -> Self {
+    fn new(zygote: Zygote, packages: Vec<PackageId>) -> Self {
         Self {
             zygotes: vec![zygote],
             packages,
-            held,
             spares: VecDeque::new(),
             pace: Pace::default(),
             copying: false,
@@ -181,7 +178,7 @@ impl ImportCache {
 
     /// The root Zygote is up.
     pub fn root_is(&self, zygote: Zygote) {
-        let node = Node::new(zygote, Vec::new(), Vec::new());
+        let node = Node::new(zygote, Vec::new());
         let former = self.state.lock().live.insert(ROOT, node);
         drop(former);
         self.changed.notify_one();
