@@ -9,6 +9,7 @@ use openlambda_api::handler::DEFAULT_ENTRYPOINT;
 use openlambda_config::WorkerConfig;
 use openlambda_sandbox::Limits;
 
+use crate::births::Births;
 use crate::bundles::Bundle;
 use crate::frame;
 use crate::gate::{Gate, Gates};
@@ -97,6 +98,8 @@ pub struct Revision {
     pub imports: Imports,
     /// Who may run.
     pub gate: Arc<Gate>,
+    /// Who may have an instance made.
+    pub births: Births,
     /// The meta of a load frame.
     load: Vec<u8>,
 }
@@ -118,7 +121,8 @@ impl Revision {
             _ => gates.make(width),
         };
         let load = load_meta(name, &settings, &packages);
-        Arc::new(Self { bundle, settings, packages, imports: Imports::default(), gate, load })
+        let imports = Imports::default();
+        Arc::new(Self { bundle, settings, packages, imports, gate, births: Births::new(), load })
     }
 
     /// Appends the meta of a load frame.
