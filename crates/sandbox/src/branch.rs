@@ -68,8 +68,14 @@ impl Pending {
 /// The pids of a process, from our pid namespace down to its own; none if it has ended.
 fn pids_of(pidfd: &OwnedFd) -> io::Result<Vec<i32>> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    Ok(line.into_iter().flat_map(str::split_whitespace).filter_map(|pid| pid.parse().ok()).collect())
+    Ok(pids_in(&text))
+}
+
+/// The same in what the kernel says of a pidfd: of one that has ended, and was reaped, it is `-1`.
+fn pids_in(fdinfo: &str) -> Vec<i32> {
+    let line = fdinfo.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let pids = line.into_iter().flat_map(str::split_whitespace).filter_map(|pid| pid.parse().ok());
+    pids.filter(|pid| *pid != -1).collect()
 }
 
 /// Why there is no branch.
@@ -158,4 +164,27 @@ fn job_file(job: &[u8]) -> io::Result<OwnedFd> {
     write_all(file.as_fd(), job)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_has_no_pids() {
+        let of = |pids: &str| pids_in(&format!("pos:\t0\nflags:\t02000002\nPid:\t-1\nNSpid:\t{pids}\n"));
+        assert!(of("-1").is_empty());
+        assert_eq!(of("4711\t12\t1"), [4711, 12, 1]);
+        assert_eq!(of("0"), [0]);
+    }
+
+    #[test]
+    fn a_process_that_was_reaped_is_seen_as_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        assert_eq!(pids_of(&pidfd).unwrap(), [child.id() as i32]);
+        child.wait().unwrap();
+        assert!(pids_of(&pidfd).unwrap().is_empty());
+    }
 }
