@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn server(name: &str, host: &str) -> Server {
-        Server { name: name.into(), host: host.into(), port: 1, max_conn: None }
+        Server { name: name.into(), host: host.into(), port: 1, admin_port: None, max_conn: None }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
 //! route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
 //! [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer ([`reply`]). Agents are those of the
-//! configuration or of the Kubernetes API ([`kubernetes`]).
+//! configuration or of the Kubernetes API ([`kubernetes`]). What they say of their load comes with their answers, or is
+//! asked for ([`report`], [`poll`]).
 //!
 //! Invariants: a call that may have reached a sandbox is never sent twice; what is counted in (connections, places in the queue) is counted out by a guard's drop, however the call ends.
 
@@ -19,9 +20,11 @@ pub mod kubernetes;
 pub mod limits;
 pub mod metrics;
 pub mod moves;
+pub mod poll;
 pub mod proxy;
 pub mod reload;
 pub mod reply;
+pub mod report;
 pub mod route;
 pub mod server;
 pub mod settings;

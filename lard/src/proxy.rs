@@ -1,7 +1,7 @@
 //! One call: tried on the agents in their ranking's order until one answers.
 //!
-//! A call is sent on only if it was in no sandbox. An agent takes up a guarded call (any but GET, HEAD, OPTIONS)
-//! with `100 Continue`; a connection that dies before that, a refused connection, and an agent's own `draining` or
+//! A call is sent on only if it was in no sandbox, or may run twice: its verb is safe, or its handler says so. An agent
+//! takes up a guarded call (any other) with `100 Continue`; a connection that dies before that, a refused connection, and an agent's own `draining` or
 //! `no_capacity` mean that it was not taken.
 
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub struct Call {
     pub packages: Option<u64>,
     /// The verb.
     pub method: Method,
+    /// Whether it may run twice whatever the verb is.
+    pub idempotent: bool,
     /// Path and query.
     pub uri: Uri,
     /// As the agent shall see them.
@@ -78,7 +80,7 @@ impl Call {
     }
 
     fn guarded(&self) -> bool {
-        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        !self.idempotent && !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
     }
 
     /// The request, and the flag that tells whether the agent took the call.
@@ -171,7 +173,12 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
         Err(attempt) => attempt,
         Ok((response, connection)) => {
             let report = headers::load_report(response.headers());
-            gateway.targets.observe(server, report);
+            gateway.targets.observe(server, report.and_then(|value| upstream.report.read(value)));
+            let packages = headers::packages(response.headers());
+            // Only an answer of the handler says that it has none.
+            if packages.is_some() || response.status().is_success() {
+                gateway.limits.learn(&call.handler, packages);
+            }
             let (mut head, body) = response.into_parts();
             let mut relay = Relay::new(body, connection, call.deadline, in_flight);
             headers::to_client(&mut head.headers, &call.id);

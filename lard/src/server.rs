@@ -226,6 +226,7 @@ async fn call(
     let call = Call {
         handler: handler.into(),
         packages: own.packages,
+        idempotent: own.idempotent,
         method: head.method,
         uri,
         headers: head.headers,

@@ -25,6 +25,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long an unused connection to an agent is kept.
     pub idle_timeout: Duration,
+    /// An agent that has said nothing for so long is asked.
+    pub poll_every: Duration,
     /// Calls in flight in all (`MaxConn`).
     pub max_conn: Option<usize>,
     /// Calls in flight to one agent that has no limit of its own (`MaxConnPerServer`).
@@ -64,6 +66,7 @@ impl From<&BalancerConfig> for Settings {
             connect_timeout: Duration::from_secs(1),
             // Agents close theirs after 10 s: one that is younger is not closed while a call is on its way.
             idle_timeout: Duration::from_secs(8),
+            poll_every: Duration::from_secs(2),
             max_conn: config.max_conn.and_then(|n| usize::try_from(n).ok()),
             max_conn_per_agent: config.max_conn_per_server.and_then(|n| usize::try_from(n).ok()),
             queue_length: usize::try_from(config.queue_length).unwrap_or(usize::MAX),

@@ -14,6 +14,7 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
 use crate::body::Replay;
+use crate::report::Latest;
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
@@ -77,6 +78,9 @@ pub struct Upstream {
     pub name: String,
     host: String,
     port: u16,
+    admin_port: Option<u16>,
+    /// What it said of itself.
+    pub report: Latest,
     /// Stands in for a `Host` that the client did not send.
     host_header: HeaderValue,
     connect_timeout: Duration,
@@ -95,6 +99,8 @@ impl Upstream {
             name: server.name.clone(),
             host: server.host.clone(),
             port: server.port,
+            admin_port: server.admin_port,
+            report: Latest::default(),
             host_header: HeaderValue::from_static("agent"),
             connect_timeout,
             idle_timeout,
@@ -108,7 +114,14 @@ impl Upstream {
 
     /// Whether this is that agent.
     pub fn is(&self, server: &openlambda_config::Server) -> bool {
-        self.name == server.name && self.host == server.host && self.port == server.port
+        self.name == server.name
+            && self.host == server.host
+            && (self.port, self.admin_port) == (server.port, server.admin_port)
+    }
+
+    /// Its admin port, if it is known.
+    pub fn admin(&self) -> Option<(String, u16)> {
+        self.admin_port.map(|port| (self.host.clone(), port))
     }
 
     /// `host:port`.

@@ -79,6 +79,8 @@ pub struct Server {
     pub host: String,
     /// `Port`.
     pub port: u16,
+    /// `AdminPort`: where it says how loaded it is when it gets no calls. Default: `Port` and 1000, as a worker has it.
+    pub admin_port: Option<u16>,
     /// `MaxConn`: calls in flight at most; none means no limit.
     pub max_conn: Option<u32>,
 }
@@ -243,6 +245,7 @@ fn server(section: &mut Section<'_>, max_conn: Option<u32>) -> Server {
     let port = section.read("Port", 0, values::port);
     Server {
         name: section.optional("Name", values::word).unwrap_or_else(|| format!("{host}:{port}")),
+        admin_port: section.optional("AdminPort", values::port).or_else(|| port.checked_add(1000)),
         host,
         port,
         max_conn: section.read("MaxConn", max_conn, values::connections),
