@@ -1,7 +1,8 @@
 //! What is taken off and put on the headers that pass through, in both directions.
 
+use hyper::Uri;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
 };
 use hyper::header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE};
 use openlambda_api::headers::{LOAD_METRICS, PACKAGES, REQUEST_ID, REQUEST_ID_MAX};
@@ -41,6 +42,22 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
         let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
         HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
     })
+}
+
+/// Makes the headers of an HTTP/2 request those of HTTP/1.1: the host stands in the address there, and cookies may come
+/// one by one (RFC 9113, 8.2.3).
+pub fn from_http2(headers: &mut HeaderMap, uri: &Uri) {
+    if !headers.contains_key(HOST)
+        && let Some(host) = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+    {
+        headers.insert(HOST, host);
+    }
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
+    }
 }
 
 /// Makes a client's headers those of the request to an agent.
@@ -129,6 +146,16 @@ mod tests {
             ("x-forwarded-host", "front"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_http2_has_otherwise() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("x-a", "1")]);
+        from_http2(&mut headers, &Uri::from_static("http://front:80/run/f"));
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2"), ("x-a", "1"), ("host", "front:80")]));
+        let same = headers.clone();
+        from_http2(&mut headers, &Uri::from_static("/run/f"));
+        assert_eq!(headers, same);
     }
 
     #[test]

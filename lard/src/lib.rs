@@ -1,8 +1,8 @@
 //! lard, the locality-aware balancer: it takes calls, chooses an agent for each, and passes the answer back.
 //!
 //! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
-//! route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
-//! [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer ([`reply`]). Agents are those of the
+//! connection ([`connection`]) → route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
+//! [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer ([`reply`], [`tunnel`]). Agents are those of the
 //! configuration or of the Kubernetes API ([`kubernetes`]). What they say of their load comes with their answers, or is
 //! asked for ([`report`], [`poll`]).
 //!
@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod connection;
 pub mod gate;
 pub mod gateway;
 pub mod headers;
@@ -28,7 +29,9 @@ pub mod report;
 pub mod route;
 pub mod server;
 pub mod settings;
+pub mod tail;
 pub mod targets;
+pub mod tunnel;
 pub mod upstream;
 pub mod view;
 

@@ -5,25 +5,25 @@
 //! `no_capacity` mean that it was not taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{EXPECT, HeaderMap, HeaderValue};
+use hyper::header::{EXPECT, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use openlambda_api::{Component, ErrorBody, Reason};
 use openlambda_policy::balance::{Key, MoveReason, ServerId};
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::Replay;
 use crate::gate::Permit;
 use crate::gateway::Gateway;
 use crate::headers;
 use crate::reply::{Failure, Relay, Reply};
 use crate::settings::MAX_TRIES;
+use crate::tail::{Replay, Tail, Taken};
 use crate::targets::InFlight;
+use crate::tunnel::{Tunnel, Upgrade};
 use crate::upstream::{Connection, SendError, Upstream};
 
 /// The longest error of an agent that is read to learn its reason.
@@ -43,8 +43,12 @@ pub struct Call {
     pub uri: Uri,
     /// As the agent shall see them.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The body, or as much of it as is kept.
     pub body: Bytes,
+    /// The rest of it.
+    pub tail: Option<Arc<Tail>>,
+    /// What the client wants to do with its connection afterwards.
+    pub upgrade: Option<Upgrade>,
     /// The call's id.
     pub id: HeaderValue,
     /// Its time.
@@ -80,13 +84,19 @@ impl Call {
     }
 
     fn guarded(&self) -> bool {
-        !self.idempotent && !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        // What cannot be sent twice anyhow is guarded whatever it is.
+        self.tail.is_some()
+            || !self.idempotent && !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
     }
 
     /// The request, and the flag that tells whether the agent took the call.
-    fn request(&self) -> (Request<Replay>, Arc<AtomicBool>) {
-        let taken = Arc::new(AtomicBool::new(false));
-        let mut request = Request::new(Replay::new(self.body.clone(), self.guarded()));
+    fn request(&self) -> (Request<Replay>, Arc<Taken>) {
+        let taken = Arc::new(Taken::default());
+        let body = match &self.tail {
+            Some(tail) => Replay::with_tail(self.body.clone(), tail, &taken),
+            None => Replay::new(self.body.clone(), self.guarded()),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
@@ -95,7 +105,7 @@ impl Call {
             let taken = Arc::clone(&taken);
             hyper::ext::on_informational(&mut request, move |response| {
                 if response.status() == StatusCode::CONTINUE {
-                    taken.store(true, Ordering::Relaxed);
+                    taken.set();
                 }
             });
         }
@@ -171,13 +181,27 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
     let in_flight = InFlight::begin(&gateway.targets, server);
     match send(gateway, call, server, &upstream).await {
         Err(attempt) => attempt,
-        Ok((response, connection)) => {
+        Ok((mut response, connection)) => {
             let report = headers::load_report(response.headers());
             gateway.targets.observe(server, report.and_then(|value| upstream.report.read(value)));
             let packages = headers::packages(response.headers());
             // Only an answer of the handler says that it has none.
             if packages.is_some() || response.status().is_success() {
                 gateway.limits.learn(&call.handler, packages);
+            }
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let Some(upgrade) = &call.upgrade else {
+                    let message =
+                        format!("agent {} changes the protocol and nobody asked for it", upstream.name);
+                    return Attempt::Failed(Failure::new(Reason::AgentUnreachable, message));
+                };
+                let tunnel = Tunnel::new(upgrade, &mut response, in_flight, permit.take());
+                let protocol = response.headers().get(UPGRADE).cloned();
+                headers::to_client(response.headers_mut(), &call.id);
+                upgrade.announce(response.headers_mut(), protocol);
+                let mut answer = response.map(|_| Reply::text(Bytes::new()));
+                answer.extensions_mut().insert(tunnel);
+                return Attempt::Answered(answer);
             }
             let (mut head, body) = response.into_parts();
             let mut relay = Relay::new(body, connection, call.deadline, in_flight);
@@ -206,7 +230,12 @@ async fn send(
     loop {
         let (request, taken) = call.request();
         let sent = timeout_at(call.deadline, upstream.send(request, fresh)).await;
-        let was_taken = !call.guarded() || taken.load(Ordering::Relaxed);
+        let was_taken = !call.guarded() || taken.is();
+        if let Some(error) =
+            call.tail.as_ref().filter(|_| !matches!(sent, Ok(Ok(_)))).and_then(|tail| tail.error())
+        {
+            return Err(Attempt::Failed(Failure::of_body(&error)));
+        }
         let error = match sent {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error,
@@ -224,7 +253,8 @@ async fn send(
         let reason = match &error {
             SendError::Connect { .. } => "connect",
             SendError::Broken { unsent, reused, .. } => {
-                let replayable = *unsent || !call.guarded() || !was_taken;
+                let begun = call.tail.as_ref().is_some_and(|tail| tail.is_begun());
+                let replayable = !begun && (*unsent || !call.guarded() || !was_taken);
                 if !replayable {
                     let message = format!("agent {} went away during the call: {error}", upstream.name);
                     return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));

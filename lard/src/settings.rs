@@ -21,6 +21,10 @@ pub struct Settings {
     pub body_pause: Duration,
     /// How long a client may take for a body in all.
     pub body_timeout: Duration,
+    /// What is kept of a body to be sent again; the rest is passed on as it comes.
+    pub replay_limit: usize,
+    /// How long nothing may pass on a connection that was upgraded.
+    pub upgraded_idle: Duration,
     /// How long an agent may take to accept a connection.
     pub connect_timeout: Duration,
     /// How long an unused connection to an agent is kept.
@@ -63,6 +67,8 @@ impl From<&BalancerConfig> for Settings {
             header_timeout: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
             body_timeout: Duration::from_secs(120),
+            replay_limit: 1 << 20,
+            upgraded_idle: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(1),
             // Agents close theirs after 10 s: one that is younger is not closed while a call is on its way.
             idle_timeout: Duration::from_secs(8),

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-use crate::body::Replay;
 use crate::report::Latest;
+use crate::tail::Replay;
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
@@ -214,7 +214,7 @@ impl Upstream {
             .await
             .map_err(|error| failed(io::Error::other(error)))?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 // Whoever waits for an answer learns it too, and decides.
                 tracing::debug!(%error, "connection to an agent ended");
             }
