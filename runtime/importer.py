@@ -53,7 +53,9 @@ def run(control, job):
         folder = None
         sys.meta_path.remove(misses)
         tell_names(control, "misses", misses.names)
-        tell_names(control, "modules", loaded())
+        server.TOPS = tuple(sorted(name for name in loaded() if name in sys.modules))
+        tell_names(control, "modules", server.TOPS)
+        server.HELD = tuple(task["path"])
     except Unusable as error:
         give_up(control, folder, error.reason, str(error))
     except BaseException as error:
@@ -108,7 +110,7 @@ def anonymous_bytes():
 
 def loaded():
     """The top-level modules that come from packages."""
-    folders = server.loaded_modules()
+    folders = server.loaded_modules(len(sys.modules))
     return {name.partition(".")[0] for names in folders.values() for name in names}
 
 

@@ -6,6 +6,7 @@ handler does not ask for, it does not pay for.
 """
 
 import importlib.machinery
+import itertools
 import json
 import marshal
 import os
@@ -27,8 +28,15 @@ FOLDER = "/handler/"
 PACKAGES = "/packages/"
 # Names of modules, in bytes, that an answer may have: half of what the agent takes.
 MAX_TOLD = 128 * 1024
-# Where modules are looked for besides: the Zygote sets it.
+# The Zygote sets these: where modules are looked for besides, how many it has loaded, and the folders of the packages that it holds.
 BASE_PATH = ()
+LOADED = 0
+HELD = ()
+# The top-level modules of these packages.
+TOPS = ()
+REHEARSAL = marshal.dumps(compile("def handler(event):\n    return event\n", "/handler/rehearsal.py", "exec"))
+# Whether the random state is this process's own already.
+seeded = False
 
 
 def serve(stream):
@@ -116,7 +124,8 @@ class Server:
         try:
             if folders := meta.get("packages"):
                 see_packages(folders)
-                reseed()
+                if not seeded:
+                    reseed()
             handler = load_handler(meta.get("entrypoint", DEFAULT_ENTRYPOINT), code)
             if (threads := meta.get("threads", 1)) > 1:
                 self.threads = Threads(self, threads)
@@ -125,7 +134,7 @@ class Server:
             self.load_error = LOAD_FAILED, describe(error), b""
         self.report = {"load_us": since(began)}
         if meta.get("observe") and self.load_error is None:
-            imported = loaded_modules()
+            imported = {**dict.fromkeys(HELD, ()), **loaded_modules(len(sys.modules) - LOADED)}
             # What is too much to tell is not told: the handler starts without a Zygote of its own then.
             if sum(len(name) + 4 for names in imported.values() for name in names) < MAX_TOLD:
                 self.report["imported"] = imported
@@ -221,10 +230,12 @@ def reseed():
         sys.modules["numpy.random.mtrand"].seed()
 
 
-def loaded_modules():
-    """The modules that come from packages, by folder, in the order in which their import began."""
+def loaded_modules(count):
+    """Those of the last so many modules that come from packages, by folder, in the order in which their import began. The others are not
+    even looked at: that would write to, and so copy, what is shared with the Zygote."""
     found = {}
-    for name, module in list(sys.modules.items()):
+    for name in reversed(list(itertools.islice(reversed(sys.modules), max(0, count)))):
+        module = sys.modules[name]
         # Not by getattr: some modules answer that with an import.
         file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
         if isinstance(file, str) and file.startswith(PACKAGES):
@@ -234,14 +245,18 @@ def loaded_modules():
 
 def rehearse():
     """Does once, for nobody, what each sandbox does: what that writes to is then no longer shared with the Zygote."""
-    code = marshal.dumps(compile("def handler(event):\n    return event\n", "/handler/rehearsal.py", "exec"))
-    module = types.ModuleType("rehearsal")
-    exec(marshal.loads(code), module.__dict__)
-    encode(module.handler(decode('{"rehearsal": [1, 2.5, null, "text"]}')))
+    global seeded
+    reseed()
+    seeded = True
+    for name in TOPS:
+        __import__(name)
+    path = list(sys.path)
+    server = Server(-1)
+    server.load(json.loads('{"entrypoint": "rehearsal.handler", "env": {}, "threads": 1}'), REHEARSAL)
+    server.call(b'{"rehearsal": [1, 2.5, null, "text"]}')
     HEADER.unpack_from(HEADER.pack(1, 2, 3, 4))
-    for output in (sys.stdout, sys.stderr):
-        output.reconfigure(line_buffering=True, errors="backslashreplace")
-    flush()
+    del sys.modules["rehearsal"]
+    sys.path[:] = path
 
 
 def load_handler(entrypoint, code):

@@ -19,6 +19,7 @@ server.BASE_PATH = tuple(sys.path)
 
 def run(control):
     while True:
+        server.LOADED = len(sys.modules)
         gc.collect()
         # Keeps the collector of a child from writing to, and so copying, every page of the Zygote.
         gc.freeze()
@@ -28,6 +29,7 @@ def run(control):
         role, stream, more = child
         if role == "zygote":
             control = stream
+            _openlambda.use_huge_pages()
             importer.run(control, more)
         elif role == "sandbox" or warm_up() and _openlambda.take_up(stream, more):
             server.serve(stream)

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metrics::{Hit, Metrics, StartKind};
-use crate::packages::{Package, PackageSet};
+use crate::packages::PackageSet;
 use crate::revision::Revision;
 
 mod imports;
@@ -35,6 +35,8 @@ use sets::Sets;
 const ROUND: Duration = Duration::from_secs(1);
 /// Demand is gathered for so long before it is planned for: many first calls come together.
 const GATHER: Duration = Duration::from_millis(5);
+/// Between two plans: one may take milliseconds of the thread that serves calls.
+const BREATH: Duration = Duration::from_millis(100);
 /// Fork requests that wait at the idlest process of a node before it gets another.
 const BUSY: usize = 2;
 /// A second process of a node that was not needed for so long is given up.
@@ -88,10 +90,8 @@ impl std::fmt::Debug for State {
 struct Node {
     /// Its own process, then others like it.
     zygotes: Vec<Zygote>,
-    /// All that it holds, sorted.
+    /// All that it holds, sorted. It does not keep them on the disk: whoever is forked from it does.
     packages: Vec<PackageId>,
-    /// The same, which keeps them on the disk.
-    held: Vec<Arc<Package>>,
     spares: VecDeque<Spare>,
     pace: Pace,
     copying: bool,
@@ -100,11 +100,10 @@ struct Node {
 }
 
 impl Node {
-    fn new(zygote: Zygote, packages: Vec<PackageId>, held: Vec<Arc<Package>>) -> Self {
+    fn new(zygote: Zygote, packages: Vec<PackageId>) -> Self {
         Self {
             zygotes: vec![zygote],
             packages,
-            held,
             spares: VecDeque::new(),
             pace: Pace::default(),
             copying: false,
@@ -184,7 +183,7 @@ impl ImportCache {
 
     /// The root Zygote is up.
     pub fn root_is(&self, zygote: Zygote) {
-        let node = Node::new(zygote, Vec::new(), Vec::new());
+        let node = Node::new(zygote, Vec::new());
         let former = self.state.lock().live.insert(ROOT, node);
         drop(former);
         self.changed.notify_one();
@@ -222,7 +221,9 @@ impl ImportCache {
         }
         let holds = |package: &PackageId| entry.packages.binary_search(package).is_ok();
         let wish = choice.imports();
-        let complete = revision.packages.is_empty() || choice.known && wish.iter().all(holds);
+        // As long as it is not known what it imports, what others with its packages import is taken for that.
+        let complete =
+            revision.packages.is_empty() || if choice.known { wish.iter().all(holds) } else { node != ROOT };
         let hit = (!revision.packages.is_empty()).then(|| match (complete, wish.iter().any(holds)) {
             (true, _) => Hit::Full,
             (false, true) => Hit::Part,
@@ -306,6 +307,7 @@ impl ImportCache {
                 self.measure();
             }
             self.carry_out();
+            tokio::time::sleep(BREATH).await;
         }
     }
 

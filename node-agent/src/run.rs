@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use axum::routing::get;
 use axum::{Json, Router};
+use openlambda_api::AgentState;
 use openlambda_api::load::LOAD_PATH;
 use openlambda_api::state::STATE_PATH;
 use openlambda_config::{Base as ConfigBase, WorkerConfig};
@@ -185,7 +186,11 @@ fn router(registry: Registry, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Repo
         .route(LOAD_PATH, get(async move || load.load.header().to_str().unwrap_or_default().to_owned()));
     match mode {
         Mode::Directory => router,
-        Mode::Kubernetes { .. } => router.route(STATE_PATH, get(async move || Json(report.state()))),
+        Mode::Kubernetes { .. } => {
+            let cache = Arc::clone(&agent.import_cache);
+            let document = move || AgentState { excluded: cache.excluded(), ..report.state() };
+            router.route(STATE_PATH, get(async move || Json(document())))
+        }
     }
 }
 

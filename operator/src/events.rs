@@ -1,4 +1,4 @@
-//! Events: one per transition of Ready. They queue, have a rate of their own and may be lost; a status never waits for
+//! Events: one per transition of Ready, and one per package of a handler that no Zygote holds. They queue, have a rate of their own and may be lost; a status never waits for
 //! them.
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -35,13 +35,30 @@ impl Events {
         Self { queue, metrics }
     }
 
-    /// Hands one in; without room it is lost.
+    /// A transition of Ready.
     pub fn ready<K: Resource<DynamicType = ()>>(&self, object: &K, ready: bool, reason: &str, message: &str) {
+        let type_ = if ready { EventType::Normal } else { EventType::Warning };
+        self.hand_in(object, type_, if ready { "Ready" } else { reason }, message);
+    }
+
+    /// A handler imports a package itself at each cold start.
+    pub fn not_cached<K: Resource<DynamicType = ()>>(&self, object: &K, message: &str) {
+        self.hand_in(object, EventType::Warning, "PackageNotCached", message);
+    }
+
+    /// Hands one in; without room it is lost.
+    fn hand_in<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        type_: EventType,
+        reason: &str,
+        message: &str,
+    ) {
         let mut reference = object.object_ref(&());
         reference.resource_version = object.resource_version();
         let event = Event {
-            type_: if ready { EventType::Normal } else { EventType::Warning },
-            reason: if ready { "Ready".to_owned() } else { reason.to_owned() },
+            type_,
+            reason: reason.to_owned(),
             note: Some(cut(message)),
             action: "Reconcile".to_owned(),
             secondary: None,

@@ -25,6 +25,7 @@ mod fresh;
 mod pace;
 mod resolve;
 mod status;
+mod uncached;
 mod view;
 mod watch;
 mod write;
@@ -34,6 +35,7 @@ pub use watch::Watches;
 use agents::Agents;
 use fresh::Fresh;
 use pace::Pace;
+use uncached::Uncached;
 
 /// Changes that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -45,6 +47,7 @@ pub struct Observer {
     agents: Agents,
     pace: Pace,
     fresh: Fresh,
+    uncached: Uncached,
     written: Written<HandlerStatus>,
     begun: Instant,
 }
@@ -65,6 +68,7 @@ impl Observer {
             agents: Agents::new(),
             pace: Pace::default(),
             fresh: Fresh::default(),
+            uncached: Uncached::default(),
             written: Written::default(),
             begun: Instant::now(),
         }
@@ -113,6 +117,7 @@ impl Observer {
         let uids: Vec<String> = handlers.iter().filter_map(|handler| handler.uid()).collect();
         self.written.prune(&uids);
         self.fresh.prune(&uids);
+        self.uncached.prune(&uids);
         for object in handlers {
             let (uid, version) =
                 (object.uid().unwrap_or_default(), object.resource_version().unwrap_or_default());
@@ -126,6 +131,9 @@ impl Observer {
             let found = world.look(handler);
             let new = status::compute(handler, &old, &found, &now);
             if let Ok(cluster) = &found {
+                for news in self.uncached.news(handler, &cluster.key, self.agents.excluded()) {
+                    self.context.events.not_cached(handler, &news);
+                }
                 let entry = counts.entry(cluster.key.clone()).or_default();
                 entry.1 += 1;
                 entry.0 += i32::from(conditions::is_true(&new.conditions, ConditionType::Ready));

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-pub use nodes::{Node, ingress, node_ip, part};
+pub use nodes::{Emptied, Node, ingress, node_ip, part, secure_ingress};
 pub use release::Release;
 
 /// The root of the repository.

@@ -9,17 +9,29 @@
 mod access;
 #[path = "kubernetes/bad_objects.rs"]
 mod bad_objects;
+#[path = "kubernetes/clusters.rs"]
+mod clusters;
 #[path = "kubernetes/control_plane.rs"]
 mod control_plane;
 #[path = "kubernetes/editing.rs"]
 mod editing;
+#[path = "kubernetes/examples.rs"]
+mod examples;
 #[path = "kubernetes/first_answer.rs"]
 mod first_answer;
 #[path = "kubernetes/many.rs"]
 mod many;
 #[path = "kubernetes/nodes.rs"]
 mod nodes;
+#[path = "kubernetes/packages.rs"]
+mod packages;
+#[path = "kubernetes/quickstart.rs"]
+mod quickstart;
 #[path = "kubernetes/releases.rs"]
 mod releases;
 #[path = "kubernetes/shared.rs"]
 mod shared;
+#[path = "kubernetes/steady.rs"]
+mod steady;
+#[path = "kubernetes/tls.rs"]
+mod tls;

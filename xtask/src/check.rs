@@ -1,6 +1,8 @@
 //! `cargo xtask check`: what must hold of the code without running it.
 
 mod directions;
+mod manifests;
+mod schemas;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,18 +20,28 @@ pub struct Args {
     /// Install cargo-deny into the cache if it is not there (takes some minutes)
     #[arg(long)]
     with_deny: bool,
+    /// Only the charts and manifests; builds helm and kubeconform if they are not there (takes minutes and needs Go)
+    #[arg(long)]
+    charts: bool,
+    /// Whether what checks charts is built if it is not there.
+    #[arg(skip)]
+    build_tools: bool,
 }
 
 impl Args {
-    /// What `cargo xtask test` asks for: where CI is set, a missing cargo-deny is installed.
+    /// What `cargo xtask test` asks for: where CI is set, a missing cargo-deny is installed. helm is needed by its tests
+    /// in Kubernetes, too.
     pub fn for_test() -> Self {
-        Self { with_deny: std::env::var_os("CI").is_some() }
+        Self { with_deny: std::env::var_os("CI").is_some(), charts: false, build_tools: true }
     }
 }
 
 /// `cargo xtask check`.
 pub fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
+    if args.charts {
+        return manifests::check(&workspace, true);
+    }
     directions::check(&workspace)?;
     cargo(&workspace, &["fmt", "--all", "--check"], None)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
@@ -39,6 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
         &["doc", "--workspace", "--no-deps", "--quiet"],
         Some(("RUSTDOCFLAGS", "-D warnings")),
     )?;
+    manifests::check(&workspace, args.build_tools)?;
     deny(&workspace, args.with_deny)
 }
 

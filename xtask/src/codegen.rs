@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{Workspace, cache};
-use crate::{command, setup};
+use crate::workspace::Workspace;
+use crate::{charts, command};
 
 const PLAIN: &str = "crds";
 const CHART: &str = "charts/openlambda-crds/templates";
-const OPERATOR: &str = "charts/openlambda";
-const RENDERED: &str = "charts/openlambda/ci/rendered";
+/// What the operator's chart renders to.
+pub const RENDERED: &str = "charts/openlambda/ci/rendered";
 const HEAD: &str = "# Generated from crates/api by `cargo xtask codegen`.\n";
 
 /// Arguments of `cargo xtask codegen`.
@@ -32,10 +31,10 @@ pub fn run(args: &Args) -> Result<()> {
     cargo.current_dir(&workspace.root);
     let text = command::output(cargo.args(["run", "--quiet", "-p", "openlambda-operator", "--", "crd"]))?;
     let mut generated = vec![(PLAIN, plain(&text)?), (CHART, chart(&text)?)];
-    match helm() {
+    match charts::helm() {
         Some(helm) => generated.push((RENDERED, rendered(&workspace, &helm)?)),
         None => {
-            println!("not looked at: {RENDERED} (there is no helm; `tests/cluster/tools helm` builds it)")
+            println!("not looked at: {RENDERED} (helm was not built; `tests/cluster/tools helm` builds it)")
         }
     }
     for (folder, files) in generated {
@@ -50,26 +49,17 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn helm() -> Option<PathBuf> {
-    let own = cache().join("cluster/bin/helm");
-    [PathBuf::from("helm"), own].into_iter().find(|helm| setup::present(&helm.to_string_lossy()))
+/// The operator's chart in all its cases.
+fn rendered(workspace: &Workspace, helm: &Path) -> Result<BTreeMap<String, String>> {
+    let cases = charts::cases(workspace)?;
+    let render =
+        |case: &charts::Case| Ok((format!("{}.yaml", case.name), charts::render(workspace, helm, case)?));
+    cases.iter().map(render).collect()
 }
 
-/// The operator's chart with its defaults and with the values of each file in `ci`.
-fn rendered(workspace: &Workspace, helm: &Path) -> Result<BTreeMap<String, String>> {
-    let cases = [("default", None), ("full", Some("full-values.yaml"))];
-    cases
-        .into_iter()
-        .map(|(name, values)| {
-            let mut template = Command::new(helm);
-            template.current_dir(workspace.path(OPERATOR));
-            template.args(["template", "openlambda", ".", "--namespace", "functions"]);
-            if let Some(values) = values {
-                template.args(["--values", &format!("ci/{values}")]);
-            }
-            Ok((format!("{name}.yaml"), command::output(&mut template)?))
-        })
-        .collect()
+/// Fails if the operator's chart does not render to what is committed.
+pub fn check_rendered(workspace: &Workspace, helm: &Path) -> Result<()> {
+    check(&workspace.path(RENDERED), &rendered(workspace, helm)?)
 }
 
 /// The documents by file name, which is the kind's plural.

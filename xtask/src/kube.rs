@@ -187,6 +187,11 @@ pub fn tools(workspace: &Workspace, names: &[impl AsRef<std::ffi::OsStr>]) -> Re
     plain::script(workspace, "tools", names)
 }
 
+/// A pinned tool, if it was built. One in `PATH` may be of another version and say something else.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    Some(bin().join(name)).filter(|own| own.exists())
+}
+
 /// Where the cluster's programs and the tools are: outside the checkout, for they take minutes to build.
 fn bin() -> PathBuf {
     plain::cache().join("bin")

@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod charts;
 mod check;
 mod cluster;
 mod codegen;
@@ -41,7 +42,7 @@ enum Task {
     Demo(demo::Args),
     /// Set up and run every test
     Test(test::Args),
-    /// Formatting, lints, dependency directions, documentation, licences
+    /// Formatting, lints, dependency directions, documentation, licences, charts
     Check(check::Args),
     /// Measure against anchors in the same run
     Bench(bench::Args),

@@ -12,6 +12,21 @@ pub const STATE_PATH: &str = "/debug/handlers";
 pub struct AgentState {
     /// The handlers that it knows, one entry each.
     pub handlers: Vec<HandlerState>,
+    /// Packages that no Zygote of it holds, as they broke one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Excluded>,
+}
+
+/// A package that handlers import themselves, whatever the import cache has room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Excluded {
+    /// `name==version`.
+    pub package: String,
+    /// In a word: `crashes`, `hangs`, `threads`, …
+    pub reason: String,
+    /// For people.
+    pub message: String,
 }
 
 /// What an agent has of one handler.

@@ -9,8 +9,8 @@
 //! what pinned nodes take, and if measured memory exceeds it, a plan evicts until it does not. A node is evicted only
 //! after its children. A node that holds a marked package is never an answer.
 //!
-//! It starts no process and measures nothing: the caller carries out a plan and reports what became of it. It never
-//! changes the memory of what it has evicted: that is gone from the books at once.
+//! It starts no process and measures nothing: the caller carries out a plan and reports what became of it. What is
+//! evicted leaves the books at once, so its memory counts no more while its process ends.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ impl Default for Settings {
             budget: 0,
             max_nodes: 200,
             at_once: 2,
-            half_life: Duration::from_secs(60),
+            half_life: Duration::from_secs(30),
             max_sets: 512,
             margin: 1.5,
             grace: Duration::from_secs(10),
@@ -254,11 +254,11 @@ impl ImportCache {
         created.footprint = created.footprint.and(&footprint);
         created.state = NodeState::Ready;
         (created.since, created.last_used) = (now, now);
-        created.bytes = ready.bytes;
         for (package, cost) in ready.costs {
             self.known.learn_cost(package, cost);
         }
         self.nodes.generation += 1;
+        self.measured(node, ready.bytes);
     }
 
     /// A creation has failed.
@@ -296,8 +296,11 @@ impl ImportCache {
 
     /// What a ready node holds beyond its parent was measured anew.
     pub fn measured(&mut self, node: NodeId, bytes: u64) {
-        if let Some(node) = self.nodes.get_mut(node).filter(|measured| node != ROOT && measured.is_ready()) {
-            node.bytes = bytes;
+        let own = self.nodes.own(node);
+        let measured = self.nodes.get_mut(node).filter(|measured| node != ROOT && measured.is_ready());
+        if let (Some(measured), Some(own)) = (measured, own) {
+            measured.bytes = bytes;
+            self.known.learn_bytes(&measured.all, &own, bytes);
         }
     }
 
@@ -369,7 +372,8 @@ impl ImportCache {
 fn create(nodes: &mut Nodes, known: &Known, parent: NodeId, all: Set, now: Time) -> Option<(NodeId, Action)> {
     let packages = all.without(&nodes.get(parent)?.all);
     let expected = Duration::from_micros(known.micros(&packages));
-    let node = nodes.create(parent, all, known.bytes(&packages), expected, now);
+    let bytes = known.expected_bytes(&all, &packages);
+    let node = nodes.create(parent, all, bytes, expected, now);
     Some((node, Action::Create { node, parent, packages: packages.ids().to_vec() }))
 }
 

@@ -1,5 +1,5 @@
 //! Every decision as a pure function or state machine: which agent gets a call, who waits and who is turned away,
-//! which idle instance serves next and which is given up, which
+//! which idle instance serves next and which is given up, which Zygotes hold which imports, which
 //! packages leave the disk.
 //!
 //! Invariant: nothing here reads a clock, a file or a socket. Time is an argument: a [`Time`], the span since an

@@ -39,7 +39,8 @@ struct Job {
     parent: Zygote,
     /// All packages of the node, sorted.
     packages: Vec<PackageId>,
-    held: Vec<Arc<Package>>,
+    /// Those that are to be imported: on the disk as long as this lives.
+    _held: Vec<Arc<Package>>,
     text: Vec<u8>,
 }
 
@@ -161,7 +162,7 @@ impl ImportCache {
             return drop(state);
         }
         policy.ready(node, Ready { costs, bytes, misses, modules }, self.now());
-        live.insert(node, Node::new(zygote.clone(), job.packages, job.held));
+        live.insert(node, Node::new(zygote.clone(), job.packages));
         self.count(&state);
         drop(state);
         let this = Arc::clone(self);
@@ -246,7 +247,7 @@ impl State {
     fn job(&self, parent: NodeId, more: &[PackageId]) -> Option<Job> {
         let from = self.live.get(&parent)?;
         let zygote = from.zygotes.first()?.clone();
-        let (mut packages, mut held, mut imports) = (from.packages.clone(), from.held.clone(), Vec::new());
+        let (mut packages, mut held, mut imports) = (from.packages.clone(), Vec::new(), Vec::new());
         for id in more {
             let package = self.names.held(*id)?;
             imports.push((package.folder.clone(), self.names.imports(&package, *id)));
@@ -254,9 +255,9 @@ impl State {
             held.push(package);
         }
         packages.sort_unstable();
-        let path: Vec<_> = held.iter().map(|package| &package.folder).collect();
+        let path: Vec<_> = packages.iter().map(|id| self.names.folder(*id)).collect();
         let text = json!({"path": path, "packages": imports}).to_string().into_bytes();
         debug_assert!(parent == ROOT || !packages.is_empty());
-        Some(Job { parent: zygote, packages, held, text })
+        Some(Job { parent: zygote, packages, _held: held, text })
     }
 }

@@ -2,12 +2,28 @@
 
 use std::collections::HashMap;
 
+use openlambda_api::state::Excluded;
 use openlambda_policy::import_cache::{NodeId, NodeState};
 use serde_json::{Value, json};
 
-use super::ImportCache;
+use super::{ImportCache, Mark};
 
 impl ImportCache {
+    /// The packages that are in no Zygote.
+    pub fn excluded(&self) -> Vec<Excluded> {
+        let state = self.state.lock();
+        let told = |(folder, mark): (&String, &Mark)| {
+            // A version has no hyphen.
+            let (name, version) = folder.rsplit_once('-')?;
+            Some(Excluded {
+                package: format!("{name}=={version}"),
+                reason: mark.reason.clone(),
+                message: mark.message.clone(),
+            })
+        };
+        state.marked.iter().filter_map(told).collect()
+    }
+
     /// Everything there is to see, as JSON.
     pub fn view(&self) -> Value {
         let state = self.state.lock();

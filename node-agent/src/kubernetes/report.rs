@@ -19,7 +19,7 @@ pub struct Report {
 impl Report {
     /// The document as it is now.
     pub fn state(&self) -> AgentState {
-        AgentState { handlers: self.handlers.lock().values().cloned().collect() }
+        AgentState { handlers: self.handlers.lock().values().cloned().collect(), excluded: Vec::new() }
     }
 
     /// A generation is being made ready.

@@ -97,7 +97,7 @@ fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
     }
 }
 
-/// What Zygotes may hold: as given, else a quarter of the pod's memory, else [`IMPORT_CACHE`].
+/// What Zygotes may hold: as given, else a quarter of the pod's memory, else [`IMPORT_CACHE_MIB`].
 fn import_cache(spec: &LambdaClusterSpec, check: &mut Check) -> Size {
     let cache = &spec.agent.import_cache;
     match (&cache.memory, cache.mode) {

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use openlambda_api::state::STATE_PATH;
+use openlambda_api::state::{Excluded, STATE_PATH};
 use openlambda_api::{AgentState, HandlerState, labels};
 
 use crate::context::Key;
@@ -64,6 +64,7 @@ pub type States = HashMap<String, HandlerState>;
 pub struct Agents {
     client: Client<HttpConnector, Empty<Bytes>>,
     known: HashMap<String, Known>,
+    excluded: Vec<(Key, Excluded)>,
 }
 
 /// An agent and what it said last.
@@ -81,7 +82,11 @@ impl Agents {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
         connector.set_nodelay(true);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), known: HashMap::new() }
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            known: HashMap::new(),
+            excluded: Vec::new(),
+        }
     }
 
     /// The agents.
@@ -89,22 +94,32 @@ impl Agents {
         self.known.values()
     }
 
+    /// The packages that were said, at the last asking, to be in no Zygote, with the cluster of the agent.
+    pub fn excluded(&self) -> &[(Key, Excluded)] {
+        &self.excluded
+    }
+
     /// Asks the ready ones; whether anything is other than before.
     pub async fn poll(&mut self, pods: &[AgentPod], metrics: &Metrics) -> bool {
         let client = &self.client;
         let asked = pods.iter().filter(|pod| pod.ready);
         let mut answers = stream::iter(asked)
-            .map(async |pod| (pod.uid.clone(), ask(client, url_of(pod)).await))
+            .map(async |pod| (pod, ask(client, url_of(pod)).await))
             .buffer_unordered(AT_ONCE);
-        let mut heard = HashMap::new();
-        while let Some((uid, answer)) = answers.next().await {
+        let (mut heard, mut excluded) = (HashMap::new(), Vec::new());
+        while let Some((pod, answer)) = answers.next().await {
             metrics.polled(answer.is_ok());
             match answer {
-                Ok(states) => drop(heard.insert(uid, Arc::new(states))),
+                Ok(state) => {
+                    excluded.extend(state.excluded.into_iter().map(|one| (pod.cluster.clone(), one)));
+                    let states = state.handlers.into_iter().map(|handler| (handler.name.clone(), handler));
+                    heard.insert(pod.uid.clone(), Arc::new(states.collect()));
+                }
                 Err(error) => tracing::debug!(%error, "an agent did not say what it has"),
             }
         }
         drop(answers);
+        self.excluded = excluded;
         self.take(pods, heard)
     }
 
@@ -143,7 +158,7 @@ fn url_of(pod: &AgentPod) -> String {
     format!("http://{host}:{}{STATE_PATH}", labels::ADMIN_PORT)
 }
 
-async fn ask(client: &Client<HttpConnector, Empty<Bytes>>, url: String) -> Result<States, AskError> {
+async fn ask(client: &Client<HttpConnector, Empty<Bytes>>, url: String) -> Result<AgentState, AskError> {
     let body = |error: Box<dyn std::error::Error + Send + Sync>| AskError::Body(url.clone(), error);
     let answer = async {
         let uri = url.parse::<http::Uri>().map_err(|error| body(error.into()))?;
@@ -153,8 +168,7 @@ async fn ask(client: &Client<HttpConnector, Empty<Bytes>>, url: String) -> Resul
         }
         let bytes =
             Limited::new(response.into_body(), DOCUMENT_MAX).collect().await.map_err(body)?.to_bytes();
-        let state: AgentState = serde_json::from_slice(&bytes).map_err(|error| body(error.into()))?;
-        Ok(state.handlers.into_iter().map(|handler| (handler.name.clone(), handler)).collect())
+        serde_json::from_slice(&bytes).map_err(|error| body(error.into()))
     };
     tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| AskError::Timeout(url.clone()))?
 }
@@ -211,8 +225,8 @@ mod tests {
     async fn a_document_is_read_and_anything_else_is_an_error() {
         let client = Agents::new().client;
         let document = r#"{"handlers":[{"name":"a","generation":2,"digest":"sha256:0","state":"Ready"}]}"#;
-        let states = ask(&client, answering("200 OK", document).await).await.unwrap();
-        assert_eq!(states["a"].generation, 2);
+        let state = ask(&client, answering("200 OK", document).await).await.unwrap();
+        assert_eq!(state.handlers[0].generation, 2);
         for (status, body) in
             [("404 Not Found", ""), ("200 OK", "{"), ("200 OK", r#"{"handlers":[{"name":"a"}]}"#)]
         {

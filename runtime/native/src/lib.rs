@@ -2,6 +2,7 @@
 //!
 //! [`serve_forks`]: a Zygote spends its life in it, and every child is born returning from it. [`take_up`]: where a spare sandbox waits.
 
+mod arenas;
 mod fork;
 
 use std::io;
@@ -43,6 +44,9 @@ fn serve_forks(py: Python<'_>, control: i32) -> PyResult<Option<(&'static str, i
                     drop(release);
                     std::mem::ManuallyDrop::new(released)
                 });
+                if role != Role::Branch {
+                    arenas::use_small_pages();
+                }
                 child::become_child(task, plan, gate.as_ref().map(|released| released.as_fd()));
                 fork::after_fork_child(py);
                 return Ok(Some(match role {
@@ -103,10 +107,17 @@ fn take_up(stream: i32, uid: u32) -> PyResult<bool> {
     Ok(true)
 }
 
+/// What is allocated from now on is to be copied often.
+#[pyfunction]
+fn use_huge_pages() {
+    arenas::use_huge_pages();
+}
+
 /// The native part of the OpenLambda runtime.
 #[pymodule]
 #[pyo3(name = "_openlambda")]
 fn openlambda_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
+    module.add_function(wrap_pyfunction!(use_huge_pages, module)?)?;
     module.add_function(wrap_pyfunction!(take_up, module)?)
 }

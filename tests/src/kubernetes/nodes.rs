@@ -19,6 +19,11 @@ pub fn ingress() -> Result<SocketAddr> {
     Ok(SocketAddr::new(node_ip(1)?, 30080))
 }
 
+/// Where the Ingress controller answers HTTPS.
+pub fn secure_ingress() -> Result<SocketAddr> {
+    Ok(SocketAddr::new(node_ip(1)?, 30443))
+}
+
 /// Stops or starts one process of the cluster, such as kube-apiserver.
 pub fn part(action: &str, name: &str) -> Result<()> {
     run(&script("part")?.to_string_lossy(), &[action, name]).map(drop)
@@ -56,5 +61,37 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.script("remove");
+    }
+}
+
+/// A node that pods have to leave; it takes them again when this is dropped.
+#[derive(Debug)]
+pub struct Emptied {
+    name: String,
+}
+
+impl Emptied {
+    const TAINT: &str = "openlambda.test/leaving";
+
+    /// `kubectl drain`: every pod leaves that is no DaemonSet's.
+    pub fn drain(name: &str) -> Result<Self> {
+        let node = Self { name: name.to_owned() };
+        // Other tests have left pods that nobody makes anew.
+        let all = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=180s"];
+        kubectl(&[&["drain", name], &all[..]].concat())?;
+        Ok(node)
+    }
+
+    /// The pods of DaemonSets leave as well, as before a node is taken away for good.
+    pub fn evict_the_rest(&self) -> Result<()> {
+        kubectl(&["taint", "node", &self.name, &format!("{}=yes:NoExecute", Self::TAINT), "--overwrite"])
+            .map(drop)
+    }
+}
+
+impl Drop for Emptied {
+    fn drop(&mut self) {
+        let _ = kubectl(&["taint", "node", &self.name, &format!("{}-", Self::TAINT)]);
+        let _ = kubectl(&["uncordon", &self.name]);
     }
 }

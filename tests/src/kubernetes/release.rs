@@ -38,6 +38,14 @@ impl Release {
         Ok(release)
     }
 
+    /// The operator alone.
+    pub fn without_cluster(name: &str) -> Result<Self> {
+        install_crds()?;
+        let release = Self { name: name.to_owned(), namespace: Namespace::new(name)? };
+        release.upgrade(&json!({}), &["--set", "cluster.create=false"])?;
+        Ok(release)
+    }
+
     /// `helm upgrade --install`, with more of the LambdaCluster's spec and more arguments.
     pub fn upgrade(&self, spec: &Value, arguments: &[&str]) -> Result<()> {
         let mut whole = json!({"loadBalancer": {"service": {"type": "NodePort"}}});

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use openlambda_tests::kubernetes::{Node, Release, kubectl};
+use openlambda_tests::kubernetes::{Emptied, Node, Release, kubectl};
 use openlambda_tests::load::{Account, Load};
 use openlambda_tests::{Request, until, until_within};
 use serde_json::json;
@@ -83,6 +83,56 @@ fn a_drained_agent_costs_nothing() -> Result<()> {
         load.progress(50)?;
     }
     load.stop()?.without_failure()
+}
+
+/// Agents that there are of those that there should be, as the LambdaCluster and a handler tell it.
+fn wait_for_agents(release: &Release, wanted: &str) -> Result<()> {
+    for object in ["lambdacluster/demo", "handler/slow-0"] {
+        let told = until_within(Duration::from_secs(90), &format!("{wanted} agents of {object}"), || {
+            let object = release.namespace.get(object)?;
+            Ok((object["status"]["agents"]["summary"] == wanted).then_some(()))
+        });
+        told.map_err(|error| error.context(release.namespace.pods()))?;
+    }
+    Ok(())
+}
+
+/// The pods of a part that are on a node.
+fn on_node(release: &Release, node: &str, component: &str) -> Result<Vec<String>> {
+    let pods = release.namespace.list("pods")?;
+    let there = pods.iter().filter(|pod| {
+        pod["spec"]["nodeName"] == node
+            && pod["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    });
+    Ok(there.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+}
+
+#[test]
+fn a_node_that_is_drained_emptied_and_taken_back_costs_no_call() -> Result<()> {
+    let release = release("node-drained")?;
+    let load = Load::start(CLIENTS, release.lard()?, &spread(&release, 8)?);
+    load.progress(100)?;
+    ensure!(on_node(&release, "node2", "lard")?.len() == 1, "{}", release.namespace.pods());
+    let node = Emptied::drain("node2")?;
+    load.progress(100)?;
+    // A drain leaves agents, as the pods of any DaemonSet, and they go on to serve; lard has moved.
+    ensure!(on_node(&release, "node2", "agent")?.len() == 1, "{}", release.namespace.pods());
+    ensure!(on_node(&release, "node2", "lard")?.is_empty(), "{}", release.namespace.pods());
+    wait_for_agents(&release, "2/2")?;
+    node.evict_the_rest()?;
+    wait_for_agents(&release, "1/1")?;
+    until("the end of the agent's pod", || {
+        Ok(on_node(&release, "node2", "agent")?.is_empty().then_some(()))
+    })?;
+    load.progress(100)?;
+    drop(node);
+    wait_for_agents(&release, "2/2")?;
+    ensure!(on_node(&release, "node2", "agent")?.len() == 1, "{}", release.namespace.pods());
+    release.namespace.wait_ready("lambdacluster/demo")?;
+    load.progress(200)?;
+    let account = load.stop()?;
+    println!("{} answered, the longest took {:?}", account.answered(), account.longest);
+    account.without_failure()
 }
 
 #[test]

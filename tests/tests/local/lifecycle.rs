@@ -114,7 +114,8 @@ fn two_workers_cannot_share_a_directory() -> Result<()> {
 
 #[test]
 fn nothing_piles_up_over_many_sandboxes() -> Result<()> {
-    let cluster = Cluster::with_worker(&json!({"handler_cache_size": 0}))?;
+    // Without an import cache there are no spares, so that nothing but the Zygote is left.
+    let cluster = Cluster::with_worker(&json!({"handler_cache_size": 0, "import_cache_size": 0}))?;
     cluster.handler("echo", "def handler(event):\n    return event\n")?;
     let pid = cluster.worker_pid(0)?;
     let descriptors = || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{pid}/fd"))?.count());

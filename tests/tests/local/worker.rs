@@ -96,7 +96,9 @@ def handler(event):
 
 #[test]
 fn the_cache_keeps_what_fits_and_evicts_the_least_recently_used() -> Result<()> {
-    let cluster = Cluster::with_worker(&json!({"handler_cache_size": "6Mi", "pause_after": "1ms"}))?;
+    let cluster = Cluster::with_worker(
+        &json!({"handler_cache_size": "6Mi", "pause_after": "1ms", "import_cache_size": 0}),
+    )?;
     // Each holds some 3 MiB: two fit.
     let source = format!("KEEP = bytearray(2 << 20)\n{COUNT}");
     for name in ["a", "b", "c"] {
@@ -114,7 +116,7 @@ fn the_cache_keeps_what_fits_and_evicts_the_least_recently_used() -> Result<()> 
 
 #[test]
 fn without_a_cache_every_call_starts_anew() -> Result<()> {
-    let cluster = Cluster::with_worker(&json!({"handler_cache_size": 0}))?;
+    let cluster = Cluster::with_worker(&json!({"handler_cache_size": 0, "import_cache_size": 0}))?;
     cluster.handler("count", COUNT)?;
     for _ in 0..5 {
         let response = cluster.call("count", &Value::Null)?;

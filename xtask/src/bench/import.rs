@@ -26,8 +26,8 @@ const SIX: &str =
 const SIX_PACKAGES: &str =
     "numpy==2.2.1\npandas==2.2.3\nrequests==2.32.3\nflask==3.1.0\njinja2==3.1.5\nboto3==1.35.90\n";
 /// Handlers that are called before the count begins, and those that are counted.
-const FIRST: u32 = 20;
-const IDLE: u32 = 150;
+const FIRST: u32 = 5;
+const IDLE: u32 = 100;
 const MB: f64 = 1e6;
 
 /// Measures.

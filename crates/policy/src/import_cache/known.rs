@@ -20,6 +20,8 @@ const SOUND_AFTER: Time = Time::from_secs(60);
 struct Past {
     footprint: Footprint,
     backoff: Backoff,
+    /// What its process took besides what its packages take.
+    extra: u64,
     at: Time,
 }
 
@@ -29,6 +31,8 @@ pub(super) struct Known {
     costs: HashMap<PackageId, Cost>,
     marked: BTreeSet<PackageId>,
     pasts: BTreeMap<Set, Past>,
+    /// What a process takes besides what its packages take, as a mean of late.
+    extra: u64,
 }
 
 impl Known {
@@ -58,6 +62,22 @@ impl Known {
     pub fn bytes(&self, set: &Set) -> u64 {
         let bytes = |package| self.cost(package).unwrap_or(DEFAULT_COST).bytes;
         set.iter().fold(0, |sum, package| sum.saturating_add(bytes(package)))
+    }
+
+    /// What a node of the set `all` will take beyond its parent, when it imports `own`.
+    pub fn expected_bytes(&self, all: &Set, own: &Set) -> u64 {
+        let extra = self.pasts.get(all).map_or(self.extra, |past| past.extra);
+        self.bytes(own).saturating_add(extra)
+    }
+
+    /// A node of the set `all` that imported `own` takes this. Else a node that is larger than its packages would be
+    /// made, found to be too large, evicted and made again, forever.
+    pub fn learn_bytes(&mut self, all: &Set, own: &Set, bytes: u64) {
+        let extra = bytes.saturating_sub(self.bytes(own));
+        self.extra = self.extra - self.extra / 8 + extra / 8;
+        if let Some(past) = self.pasts.get_mut(all) {
+            past.extra = extra;
+        }
     }
 
     /// False if it was marked before.
@@ -103,7 +123,9 @@ impl Known {
             let oldest = self.pasts.iter().min_by_key(|(_, past)| past.at).map(|(set, _)| set.clone());
             oldest.and_then(|set| self.pasts.remove(&set));
         }
+        let extra = self.extra;
         let past = self.pasts.entry(set.clone()).or_insert_with(|| Past {
+            extra,
             footprint: Footprint::default(),
             backoff: Backoff::new(crate::backoff::FIRST, LONGEST_PAUSE),
             at: now,

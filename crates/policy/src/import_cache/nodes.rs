@@ -77,6 +77,12 @@ impl Nodes {
         self.by_id.get_mut(&id)
     }
 
+    /// What the node holds and its parent does not.
+    pub fn own(&self, id: NodeId) -> Option<Set> {
+        let node = self.get(id)?;
+        Some(node.all.without(&self.get(node.parent)?.all))
+    }
+
     /// With the root, by id.
     pub fn with_root(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
         self.by_id.iter().map(|(id, node)| (*id, node))

@@ -23,6 +23,8 @@ const MAX_SPLITS: usize = 256;
 const MAX_UNSERVED: usize = 128;
 /// Candidates that are looked at again after each decision.
 const SHORTLIST: usize = 64;
+/// Candidates in a row that are not worth what they would displace, before the rest is not tried either.
+const MAX_REJECTED: usize = 8;
 /// A split that adds less to its parent is not worth a process of its own.
 const MIN_SPLIT: u64 = 4 << 20;
 /// A parent that is being created is waited for twice as long as it should take, and this.
@@ -36,7 +38,7 @@ struct Want<'a> {
     imports: Set,
     /// Of each import.
     micros: Vec<u64>,
-    /// What nodes save it, the best first.
+    /// What living nodes save it, the best first.
     held: Vec<(u64, NodeId)>,
     /// What is saved by nodes that this plan makes.
     promised: u64,
@@ -57,9 +59,8 @@ impl Want<'_> {
         self.weight * self.full().saturating_sub(self.level) as f64
     }
 
-    fn set_level(&mut self, lives: impl Fn(NodeId) -> bool) {
-        let best = self.held.iter().find(|(_, id)| lives(*id)).map_or(0, |(saved, _)| *saved);
-        self.level = best.max(self.promised);
+    fn set_level(&mut self) {
+        self.level = self.held.first().map_or(0, |(saved, _)| *saved).max(self.promised);
     }
 }
 
@@ -92,6 +93,17 @@ impl Offer {
     }
 }
 
+/// What became of an offer.
+#[derive(Clone, Copy, Debug)]
+enum Decision {
+    /// It is not worth what it would displace.
+    Rejected,
+    /// Its parent is waited for.
+    Promised,
+    /// It, or the first step to it, is being created.
+    Created,
+}
+
 /// One plan in the making.
 #[derive(Debug)]
 pub(super) struct Planner<'a> {
@@ -101,6 +113,8 @@ pub(super) struct Planner<'a> {
     now: Time,
     /// The strongest first.
     wants: Vec<Want<'a>>,
+    /// What new nodes can be forked from, now or soon, by the time it saves; the most last.
+    parents: Vec<(u64, Reverse<NodeId>)>,
     /// Bytes for candidates that wait for their parents.
     promised: u64,
     pub actions: Vec<Action>,
@@ -115,21 +129,22 @@ impl<'a> Planner<'a> {
         now: Time,
     ) -> Self {
         let mut wants = Vec::new();
+        let all: Vec<_> = nodes.iter().collect();
         for (wish, weight) in demand.strongest(now) {
             let imports = known.unmarked(&wish.imports);
             let micros = imports.iter().map(|package| known.micros_of(package)).collect();
             let mut want = Want { wish, weight, imports, micros, held: Vec::new(), promised: 0, level: 0 };
-            for (id, node) in nodes.iter().filter(|(_, node)| will_serve(node, wish, known)) {
+            for &(id, node) in all.iter().filter(|(_, node)| will_serve(node, wish, known)) {
                 let saved = want.saved_by(&node.all);
                 if saved > 0 {
                     want.held.push((saved, id));
                 }
             }
             want.held.sort_by_key(|(saved, id)| (Reverse(*saved), *id));
-            want.set_level(|_| true);
+            want.set_level();
             wants.push(want);
         }
-        Self { settings, known, nodes, now, wants, promised: 0, actions: Vec::new() }
+        Self { settings, known, nodes, now, wants, parents: Vec::new(), promised: 0, actions: Vec::new() }
     }
 
     /// Evicts until what is held is within the budget, as far as that is possible.
@@ -159,21 +174,28 @@ impl<'a> Planner<'a> {
             return;
         }
         let candidates = self.candidates();
-        let mut offers: Vec<Offer> =
-            (0..candidates.len()).filter_map(|at| self.offer(&candidates, at)).collect();
-        offers.sort_by(|a, b| b.per_byte().total_cmp(&a.per_byte()));
-        let mut shortlist: Vec<usize> = offers.iter().take(SHORTLIST).map(|offer| offer.candidate).collect();
-        let mut left = free;
-        while left > 0 {
-            let offers = shortlist.iter().filter_map(|at| self.offer(&candidates, *at));
-            let Some(offer) = offers.max_by(|a, b| a.per_byte().total_cmp(&b.per_byte())) else { break };
-            shortlist.retain(|at| *at != offer.candidate);
-            left -= usize::from(self.accept(&candidates, offer));
+        self.set_parents();
+        let mut offers = self.offers(&candidates, 0..candidates.len());
+        offers.drain(..offers.len().saturating_sub(SHORTLIST));
+        let (mut left, mut rejected) = (free, 0);
+        while left > 0 && rejected < MAX_REJECTED {
+            let Some(offer) = offers.pop() else { break };
+            match self.decide(&candidates, offer) {
+                Decision::Rejected => {
+                    rejected += 1;
+                    continue;
+                }
+                Decision::Promised => {}
+                Decision::Created => left -= 1,
+            }
+            rejected = 0;
+            self.set_parents();
+            offers = self.offers(&candidates, offers.into_iter().map(|offer| offer.candidate));
         }
     }
 
-    /// Makes a node for this candidate, if that is right: whether one is being created now.
-    fn accept(&mut self, candidates: &[Candidate], offer: Offer) -> bool {
+    /// Makes a node for this offer, if that is right.
+    fn decide(&mut self, candidates: &[Candidate], offer: Offer) -> Decision {
         let candidate = &candidates[offer.candidate];
         let before: Vec<(u64, u64)> = self.wants.iter().map(|want| (want.promised, want.level)).collect();
         self.promise(candidate, offer.parent);
@@ -181,21 +203,21 @@ impl<'a> Planner<'a> {
             for (want, (promised, level)) in self.wants.iter_mut().zip(before) {
                 (want.promised, want.level) = (promised, level);
             }
-            return false;
+            return Decision::Rejected;
         }
         if offer.waits {
             self.promised = self.promised.saturating_add(offer.bytes);
-            return false;
+            return Decision::Promised;
         }
         let set = self.first_step(candidates, offer).map_or(&candidate.set, |split| &split.set);
         let Some((node, action)) = super::create(self.nodes, self.known, offer.parent, set.clone(), self.now)
         else {
-            return false;
+            return Decision::Rejected;
         };
         let taken = self.nodes.get(node).map_or(0, |node| node.bytes);
         self.promised = self.promised.saturating_add(offer.bytes.saturating_sub(taken));
         self.actions.push(action);
-        true
+        Decision::Created
     }
 
     /// The part of a candidate that others could share: it is to be a node of its own, which the rest is then put
@@ -203,11 +225,16 @@ impl<'a> Planner<'a> {
     fn first_step<'c>(&self, candidates: &'c [Candidate], offer: Offer) -> Option<&'c Candidate> {
         let whole = &candidates[offer.candidate].set;
         let parent = &self.nodes.get(offer.parent)?.all;
+        // The room is for the candidate at once: a split that was seen to take more has none.
+        let is_worth_it = |split: &Set| {
+            let own = split.without(parent);
+            self.known.bytes(&own) >= MIN_SPLIT && self.known.expected_bytes(split, &own) <= offer.bytes
+        };
         let is_step = |split: &&Candidate| {
             split.split
                 && parent.is_strictly_within(&split.set)
                 && split.set.is_strictly_within(whole)
-                && self.known.bytes(&split.set.without(parent)) >= MIN_SPLIT
+                && is_worth_it(&split.set)
                 && self.is_possible(&split.set)
         };
         let beyond = |(at, saved): &(usize, u64)| {
@@ -271,8 +298,7 @@ impl<'a> Planner<'a> {
     fn losses(&self, gone: &BTreeSet<NodeId>) -> BTreeMap<NodeId, f64> {
         let mut losses = BTreeMap::new();
         for want in &self.wants {
-            let mut living =
-                want.held.iter().filter(|(_, id)| !gone.contains(id) && self.nodes.get(*id).is_some());
+            let mut living = want.held.iter().filter(|(_, id)| !gone.contains(id));
             let Some((saved, id)) = living.next() else { continue };
             let without = living.next().map_or(0, |(saved, _)| *saved).max(want.promised);
             *losses.entry(*id).or_default() += want.weight * saved.saturating_sub(without) as f64;
@@ -283,8 +309,10 @@ impl<'a> Planner<'a> {
     fn evict(&mut self, node: NodeId) {
         self.nodes.remove(node);
         self.actions.push(Action::Evict { node });
-        let nodes = &*self.nodes;
-        self.wants.iter_mut().for_each(|want| want.set_level(|id| nodes.get(id).is_some()));
+        for want in &mut self.wants {
+            want.held.retain(|(_, id)| *id != node);
+            want.set_level();
+        }
     }
 
     /// The candidate counts as held from now on.
@@ -299,6 +327,13 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How these would be made, if they are of any use; the most benefit per byte last.
+    fn offers(&self, candidates: &[Candidate], at: impl IntoIterator<Item = usize>) -> Vec<Offer> {
+        let mut offers: Vec<_> = at.into_iter().filter_map(|at| self.offer(candidates, at)).collect();
+        offers.sort_by(|a, b| a.per_byte().total_cmp(&b.per_byte()));
+        offers
+    }
+
     /// How this candidate would be made now, if it is of any use.
     fn offer(&self, candidates: &[Candidate], at: usize) -> Option<Offer> {
         let candidate = &candidates[at];
@@ -309,23 +344,28 @@ impl<'a> Planner<'a> {
             if more > 0 && node.footprint.fits(want.wish) { want.weight * more as f64 } else { 0.0 }
         };
         let benefit = candidate.uses.iter().map(benefit).sum();
-        let bytes = self.known.bytes(&candidate.set.without(&node.all));
+        let bytes = self.known.expected_bytes(&candidate.set, &candidate.set.without(&node.all));
         let offer = Offer { candidate: at, parent, waits: !node.is_ready(), bytes, benefit };
         (benefit > 0.0).then_some(offer)
     }
 
-    /// The node that holds the most of a candidate and nothing else. One that is being created counts, for a while.
+    /// The node that holds the most of a candidate and nothing else.
     fn parent_for(&self, candidate: &Candidate) -> Option<(NodeId, &Node)> {
+        let fits = |node: &Node| candidate.of.iter().all(|at| node.footprint.fits(self.wants[*at].wish));
+        let mut parents =
+            self.parents.iter().rev().filter_map(|(_, Reverse(id))| Some((*id, self.nodes.get(*id)?)));
+        parents.find(|(_, node)| node.all.is_strictly_within(&candidate.set) && fits(node))
+    }
+
+    /// A node that is being created is a parent too, for a while.
+    fn set_parents(&mut self) {
         let comes = |node: &Node| {
             let patience = node.expected.saturating_mul(2).saturating_add(PATIENCE);
             self.now < node.since.saturating_add(patience)
         };
-        let fits = |node: &Node| candidate.of.iter().all(|at| node.footprint.fits(self.wants[*at].wish));
-        let may = self.nodes.with_root().filter(|(_, node)| {
-            let is_there = node.is_ready() || comes(node);
-            is_there && !node.doomed && node.all.is_strictly_within(&candidate.set) && fits(node)
-        });
-        may.max_by_key(|(id, node)| (self.known.micros(&node.all), Reverse(*id)))
+        let may = self.nodes.with_root().filter(|(_, node)| !node.doomed && (node.is_ready() || comes(node)));
+        self.parents = may.map(|(id, node)| (self.known.micros(&node.all), Reverse(id))).collect();
+        self.parents.sort_unstable();
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -367,7 +407,6 @@ impl<'a> Planner<'a> {
 
 /// Whether sandboxes of this wish may be forked from the node, as far as is known of one that is being created.
 fn will_serve(node: &Node, wish: &Wish, known: &Known) -> bool {
-    let fits = node.footprint.fits(wish);
-    let may = !node.doomed && fits && node.all.is_within(&wish.installed);
+    let may = !node.doomed && node.all.is_within(&wish.installed) && node.footprint.fits(wish);
     may && (node.is_ready() || known.footprint(&node.all).is_none_or(|footprint| footprint.fits(wish)))
 }

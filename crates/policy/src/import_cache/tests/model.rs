@@ -128,7 +128,9 @@ impl Run {
         let now = self.now;
         match step {
             Step::Start(n) => self.cache.started(&self.wishes[n % self.wishes.len()].wish(), now),
-            Step::Plan => self.plan()?,
+            Step::Plan => {
+                self.plan()?;
+            }
             Step::Ready(n, misses, modules) => self.ready(*n, misses, modules),
             Step::Fail(n, package) => self.fail(*n, *package),
             Step::End(n) => {
@@ -178,9 +180,23 @@ impl Run {
         self.model.remove(id);
     }
 
-    fn plan(&mut self) -> Result<(), TestCaseError> {
-        for action in self.cache.plan(self.now) {
-            self.model.act(&action)?;
+    /// When everything succeeds and nothing else happens, there is an end.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..200 {
+            while self.model.nth(0, false).is_some() {
+                self.ready(0, &Ids::new(), &Ids::new());
+            }
+            if self.plan()? == 0 {
+                return Ok(());
+            }
+        }
+        Err(TestCaseError::fail("it never settles"))
+    }
+
+    fn plan(&mut self) -> Result<usize, TestCaseError> {
+        let actions = self.cache.plan(self.now);
+        for action in &actions {
+            self.model.act(action)?;
         }
         let view = self.cache.view();
         let creating = view.iter().filter(|node| node.state == NodeState::Creating).count();
@@ -198,7 +214,7 @@ impl Run {
         for (id, node) in doomed {
             prop_assert!(!node.ready || self.model.nodes.values().any(|child| child.parent == *id));
         }
-        Ok(())
+        Ok(actions.len())
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
@@ -272,5 +288,7 @@ proptest! {
             run.check()?;
             prop_assert!(before == answers(&run) || generation != run.cache.generation());
         }
+        run.settle()?;
+        run.check()?;
     }
 }

@@ -15,12 +15,14 @@ pub(super) fn wish(packages: &[PackageId]) -> Wish {
     Wish::new(packages.iter().copied(), packages.iter().copied(), [], [])
 }
 
-/// A cache with packages that cost what they are said to: package 1 takes 1 ms and 10 MiB unless it was set.
+/// A cache with packages that cost what `costs` says, else 1 ms and 10 MiB.
 pub(super) struct Rig {
     pub cache: ImportCache,
     pub costs: BTreeMap<PackageId, Cost>,
     pub misses: BTreeMap<PackageId, Vec<ModuleId>>,
     pub modules: BTreeMap<PackageId, Vec<ModuleId>>,
+    /// What a process takes besides its packages.
+    pub extra: u64,
 }
 
 impl Rig {
@@ -30,6 +32,7 @@ impl Rig {
             costs: BTreeMap::new(),
             misses: BTreeMap::new(),
             modules: BTreeMap::new(),
+            extra: 0,
         }
     }
 
@@ -53,7 +56,7 @@ impl Rig {
         };
         Ready {
             costs: packages.iter().map(|p| (*p, self.cost(*p))).collect(),
-            bytes: packages.iter().map(|p| self.cost(*p).bytes).sum(),
+            bytes: packages.iter().map(|p| self.cost(*p).bytes).sum::<u64>() + self.extra,
             misses: of(&self.misses),
             modules: of(&self.modules),
         }

@@ -160,7 +160,8 @@ fn no_more_is_created_at_a_time_than_allowed() {
 
 /// A full cache: 1 and 2, at 10 MiB each.
 fn full() -> Rig {
-    let mut rig = Rig::with_budget(20);
+    let half_life = s(60);
+    let mut rig = Rig::new(Settings { budget: 20 * MIB, half_life, ..Settings::default() });
     rig.measure(&[1, 2, 3]);
     for _ in 0..4 {
         rig.start(&wish(&[1]), s(0));
@@ -214,6 +215,22 @@ fn a_node_that_turns_out_too_big_is_evicted_and_not_made_again() {
     assert_eq!((created(&done).len(), evicted(&done).len()), (1, 1));
     rig.start(&wish(&[9]), s(100));
     assert_eq!((rig.settle(s(100)), rig.cache.bytes()), (vec![], 0));
+}
+
+#[test]
+fn what_a_process_takes_besides_its_packages_is_expected_the_next_time() {
+    let mut rig = Rig::new(Settings { budget: 40 * MIB, at_once: 3, ..Settings::default() });
+    rig.extra = 5 * MIB;
+    rig.measure(&[1, 2, 3]);
+    // Three packages of 10 MiB fit, three processes of 15 do not.
+    for package in [1, 2, 3] {
+        rig.start(&wish(&[package]), s(0));
+    }
+    assert_eq!(evicted(&rig.settle(s(0))).len(), 1);
+    for second in 1..100 {
+        rig.start(&wish(&[second as u32 % 3 + 1]), s(second));
+        assert_eq!(rig.settle(s(second)), []);
+    }
 }
 
 #[test]
