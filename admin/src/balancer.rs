@@ -94,6 +94,7 @@ fn servers(cluster: &ClusterDir, old: &Value) -> Result<Value> {
         entry["Name"] = json!(worker.to_string());
         entry["Host"] = json!(config.local_ip().to_string());
         entry["Port"] = json!(config.listen.port());
+        entry["AdminPort"] = json!(config.admin.port());
         servers.push(entry);
     }
     Ok(Value::Array(servers))

@@ -1,4 +1,5 @@
-//! Request bodies: the beginning is kept, so that a call can be sent again; the rest is passed on as it comes ([`crate::tail`]).
+//! Request bodies: the beginning is kept, so that a call can be sent again; the rest is passed on as it comes
+//! ([`crate::tail`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub async fn gather(mut body: Incoming, limit: usize, settings: &Settings) -> Re
         }
         data.extend_from_slice(&part);
     }
-    let tail = Tail::new(body, (limit, limit - data.len()), settings.body_pause, end);
+    let tail = Tail::new(body, (limit, limit - data.len()), settings, end);
     Ok(Gathered { data: data.freeze(), tail: Some(Arc::new(tail)) })
 }
 

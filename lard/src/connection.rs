@@ -1,7 +1,7 @@
 //! A client's connection: HTTP/1.1 with upgrades, or HTTP/2 from its first byte (h2c with prior knowledge).
 //!
-//! One that sends no request, or none any more, is closed after the time that a head may take; when the drain begins it
-//! ends with the calls that are in it.
+//! One that sends no request, or none any more, is closed after the time that a head may take, and one that takes
+//! nothing of what is sent to it after that for an answer; when the drain begins it ends with the calls that are in it.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use openlambda_telemetry::Drain;
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -26,16 +27,17 @@ use crate::reply::Reply;
 use crate::server::answer;
 use crate::tunnel::Tunnel;
 
-/// The longest head of a request; also the size of a connection's read buffer.
+/// The longest head of a request, about: one that came with a single read may be twice as long. Also the size of a
+/// connection's read buffer.
 const HEAD_LIMIT: usize = 64 << 10;
 /// What an HTTP/2 connection begins with, and no HTTP/1.1 request does.
 const PREFACE: &[u8; 4] = b"PRI ";
 /// Between two looks at a connection that has begun with less than that.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Calls at a time in one HTTP/2 connection.
-const STREAMS: u32 = 250;
+const STREAMS: u32 = 100;
 /// What is kept of an answer that an HTTP/2 client does not take.
-const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER: usize = 64 << 10;
 /// How often an HTTP/2 client is asked whether it is still there, and how long it has for an answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// How often an HTTP/2 connection is looked at, whether it is to be closed.
@@ -55,6 +57,9 @@ struct Client {
 pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, drain: Drain) {
     // Without it answers would wait for the client's acknowledgement; if it fails they do.
     let _ = stream.set_nodelay(true);
+    let unread = u32::try_from(gateway.settings.unread_timeout.as_millis()).unwrap_or(u32::MAX);
+    // Fails for no socket that TCP has.
+    let _ = sockopt::set_tcp_user_timeout(&stream, unread);
     let address = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
         .unwrap_or(HeaderValue::from_static("unknown"));
     let client = Client { gateway, drain, peer, address };

@@ -96,9 +96,7 @@ impl Reply {
             relay._stream = Some(stream);
         }
     }
-}
 
-impl Reply {
     /// One held in memory.
     pub fn text(bytes: impl Into<Bytes>) -> Self {
         Self::Text(Some(bytes.into()).filter(|b| !b.is_empty()))

@@ -21,6 +21,8 @@ pub struct Settings {
     pub body_pause: Duration,
     /// How long a client may take for a body in all.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub unread_timeout: Duration,
     /// What is kept of a body to be sent again; the rest is passed on as it comes.
     pub replay_limit: usize,
     /// How long nothing may pass on a connection that was upgraded.
@@ -67,6 +69,7 @@ impl From<&BalancerConfig> for Settings {
             header_timeout: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
             body_timeout: Duration::from_secs(120),
+            unread_timeout: Duration::from_secs(30),
             replay_limit: 1 << 20,
             upgraded_idle: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(1),

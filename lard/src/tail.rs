@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::{BodyError, discard};
+use crate::settings::Settings;
 
 /// A server that does not know `100 Continue` reads on without: it gets the rest after this time.
 const WITHOUT_A_WORD: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ struct State {
     limit: usize,
     left: usize,
     pause: Duration,
+    /// The time for all of it, and when that is up.
+    total: Duration,
     end: Instant,
     sleep: Pin<Box<Sleep>>,
     error: Option<BodyError>,
@@ -45,9 +48,10 @@ struct State {
 
 impl Tail {
     /// What is left in `body`: of `limit` bytes in all `left` may come.
-    pub fn new(body: Incoming, (limit, left): (usize, usize), pause: Duration, end: Instant) -> Self {
+    pub fn new(body: Incoming, (limit, left): (usize, usize), settings: &Settings, end: Instant) -> Self {
+        let (pause, total) = (settings.body_pause, settings.body_timeout);
         let (length, sleep) = (body.size_hint(), Box::pin(sleep_until(end.min(Instant::now() + pause))));
-        let state = State { body: Some(body), limit, left, pause, end, sleep, error: None };
+        let state = State { body: Some(body), limit, left, pause, total, end, sleep, error: None };
         Self { state: Mutex::new(state), begun: AtomicBool::new(false), attempt: AtomicU32::new(0), length }
     }
 
@@ -86,8 +90,8 @@ impl State {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
                 ready!(self.sleep.as_mut().poll(cx));
-                let total = self.end.saturating_duration_since(Instant::now());
-                return Poll::Ready(Some(Err(BodyError::TooSlow { pause: self.pause, total })));
+                let (pause, total) = (self.pause, self.total);
+                return Poll::Ready(Some(Err(BodyError::TooSlow { pause, total })));
             };
             self.sleep.as_mut().reset(self.end.min(Instant::now() + self.pause));
             match frame.transpose()?.map(Frame::into_data) {

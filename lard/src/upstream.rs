@@ -49,8 +49,21 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// The metrics' word for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::Broken { .. } => "broken",
+        }
+    }
+
+    /// Whether the agent may just have closed a connection that was kept open, and is well otherwise.
+    pub fn is_of_reused(&self) -> bool {
+        matches!(self, Self::Broken { reused: true, .. }) && !self.is_silence()
+    }
+
     /// Whether the agent's machine does not answer: another connection to it would fare no better.
-    pub fn is_silence(&self) -> bool {
+    fn is_silence(&self) -> bool {
         let Self::Broken { source, .. } = self else { return true };
         let mut cause = std::error::Error::source(source);
         while let Some(error) = cause {
