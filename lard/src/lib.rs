@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent_stream;
 pub mod body;
 pub mod connection;
 pub mod gate;

@@ -267,7 +267,9 @@ async fn send(
             Err(_) => None,
         };
         // It is the client that broke off.
-        if let Some(error) = call.tail.as_ref().and_then(|tail| tail.error()) {
+        if let Some(tail) = &call.tail
+            && let Some(error) = tail.refused().await
+        {
             return Err(Attempt::Failed(Failure::of_body(&error)));
         }
         let was_taken = !call.guarded() || taken.is();

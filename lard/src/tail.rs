@@ -60,9 +60,16 @@ impl Tail {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Why it broke off, if it is the client's doing.
-    pub fn error(&self) -> Option<BodyError> {
-        self.state.lock().error.take()
+    /// Why it broke off, if it is the client's doing. One that writes before it reads is to see the answer all the same.
+    pub async fn refused(&self) -> Option<BodyError> {
+        let (error, body) = {
+            let mut state = self.state.lock();
+            (state.error.take()?, state.body.take())
+        };
+        if let (BodyError::TooLarge(_), Some(mut body)) = (&error, body) {
+            discard(&mut body).await;
+        }
+        Some(error)
     }
 
     fn poll(&self, attempt: u32, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
@@ -71,16 +78,20 @@ impl Tail {
         }
         self.begun.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
-        let next = ready!(state.poll(cx));
-        if !matches!(next, Some(Ok(_))) {
-            state.body = None;
+        if state.error.is_some() {
+            return Poll::Ready(Some(Err(BrokenOff)));
         }
-        Poll::Ready(next.map(|part| {
-            part.map_err(|error| {
+        match ready!(state.poll(cx)) {
+            None => {
+                state.body = None;
+                Poll::Ready(None)
+            }
+            Some(Ok(part)) => Poll::Ready(Some(Ok(part))),
+            Some(Err(error)) => {
                 state.error = Some(error);
-                BrokenOff
-            })
-        }))
+                Poll::Ready(Some(Err(BrokenOff)))
+            }
+        }
     }
 }
 

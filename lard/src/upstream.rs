@@ -8,11 +8,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+use crate::agent_stream::AgentStream;
 use crate::report::Latest;
 use crate::tail::Replay;
 
@@ -223,7 +223,7 @@ impl Upstream {
         };
         set_options(&stream).map_err(failed)?;
         let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
+            .handshake(AgentStream::new(stream))
             .await
             .map_err(|error| failed(io::Error::other(error)))?;
         tokio::spawn(async move {

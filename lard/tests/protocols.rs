@@ -177,11 +177,26 @@ async fn a_body_that_is_not_kept_whole_still_goes_to_another_agent_until_one_tak
         assert_eq!(support::send(lard.address, request).await.body, format!("good {}", 3 * MIB));
         assert_eq!(&good.last().body[..], &body[..]);
     }
-    let (bad, good) = (Agent::start(Kind::DiesAfter).await, Agent::start(Kind::Good("good")).await);
-    let lard = start(config("RoundRobin", &[bad.port, good.port])).await;
-    let request = Request::post("/run/f").body(Full::from(body)).unwrap();
-    let answer = support::send(lard.address, request).await;
-    assert_eq!((answer.status, answer.reason().as_str(), good.calls()), (502, "agent_unreachable", 0));
+    // If nobody takes it, the client sees that although it writes before it reads.
+    let full = Agent::start(Kind::Refusing("no_capacity")).await;
+    let lard = start(config("LARD", &[full.port])).await;
+    let mut stream = TcpStream::connect(lard.address).await.unwrap();
+    let head = format!("POST /run/f HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let head = read_to(&mut stream, b"\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_whole_goes_to_one_agent_if_that_takes_it() {
+    // The agent says that it takes the call and resets the connection at once: all orders come up.
+    for _ in 0..20 {
+        let (bad, good) = (Agent::start(Kind::DiesAfter).await, Agent::start(Kind::Good("good")).await);
+        let lard = Lard::start(config("RoundRobin", &[bad.port, good.port])).await;
+        let answer = lard.post("/run/f", vec![b'x'; 3 * MIB]).await;
+        assert_eq!((answer.status, answer.reason().as_str(), good.calls()), (502, "agent_unreachable", 0));
+    }
 }
 
 #[tokio::test]
