@@ -40,11 +40,10 @@ class Misses:
 
 def run(control, job):
     """Imports what the file `job` names. Ends the process if the result must not be forked."""
-    folder = None
+    folder, misses = None, Misses()
     try:
         with open(job, "rb") as file:
             task = json.load(file)
-        misses = Misses()
         server.see_packages(task["path"])
         sys.meta_path.append(misses)
         for folder, modules in task["packages"]:
@@ -59,6 +58,8 @@ def run(control, job):
     except Unusable as error:
         give_up(control, folder, error.reason, str(error))
     except BaseException as error:
+        # It may be for lack of one of these.
+        tell_names(control, "misses", misses.names)
         text = "".join(traceback.format_exception_only(type(error), error)).strip()
         give_up(control, folder, "raises", text[:1000])
 

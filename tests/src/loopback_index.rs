@@ -16,29 +16,38 @@ use crate::wait::PATIENCE;
 pub struct LoopbackIndex {
     port: u16,
     files: Files,
+    asked: Asked,
 }
 
+/// What was asked for, in that order.
+type Asked = Arc<Mutex<Vec<String>>>;
 type Files = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 impl LoopbackIndex {
     /// An empty one.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let (port, files) = (listener.local_addr()?.port(), Files::default());
-        let served = Arc::clone(&files);
+        let (port, files, asked) = (listener.local_addr()?.port(), Files::default(), Asked::default());
+        let (served, noted) = (Arc::clone(&files), Arc::clone(&asked));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let files = Arc::clone(&served);
+                let (files, asked) = (Arc::clone(&served), Arc::clone(&noted));
                 // A client that goes away harms nobody.
-                std::thread::spawn(move || answer(stream, &files));
+                std::thread::spawn(move || answer(stream, &files, &asked));
             }
         });
-        Ok(Self { port, files })
+        Ok(Self { port, files, asked })
     }
 
     /// What `pip_mirror` is to be.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/simple", self.port)
+    }
+
+    /// How often a path was asked for.
+    pub fn asked(&self, path: &str) -> Result<usize> {
+        let asked = self.asked.lock().map_err(|_| anyhow!("the index has failed"))?;
+        Ok(asked.iter().filter(|one| *one == path).count())
     }
 
     /// Adds a wheel for any Python; `requires` are its dependencies. Gives its hash.
@@ -66,7 +75,7 @@ impl LoopbackIndex {
     }
 }
 
-fn answer(mut stream: TcpStream, files: &Files) -> Result<()> {
+fn answer(mut stream: TcpStream, files: &Files, asked: &Asked) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
@@ -78,6 +87,7 @@ fn answer(mut stream: TcpStream, files: &Files) -> Result<()> {
     }
     let text = String::from_utf8_lossy(&request);
     let path = text.split(' ').nth(1).unwrap_or_default();
+    asked.lock().map_err(|_| anyhow!("the index has failed"))?.push(path.to_owned());
     let found = files.lock().map_err(|_| anyhow!("the index has failed"))?.get(path).cloned();
     let kind = if path.starts_with("/simple/") { "text/html" } else { "application/octet-stream" };
     let (status, body) = match found {

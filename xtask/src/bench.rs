@@ -3,6 +3,7 @@
 
 mod anchor;
 mod apply;
+mod burst;
 mod create;
 mod idle;
 mod import;
@@ -53,6 +54,8 @@ enum What {
     Warm,
     /// On Kubernetes: from the write of a Handler to its answer, first calls, warm calls
     Apply,
+    /// On Kubernetes: first calls of many new handlers at once, with and without packages, and what idle ones hold
+    Burst,
     /// On Kubernetes: a thousand Handlers at once, resync, memory of the parts
     Operator,
     /// Cold starts with packages: from Zygotes and spares against none, what idle handlers hold, a workload that rotates
@@ -94,6 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Warm => warm::run(&bench)?,
         What::Overhead => overhead::run(&bench)?,
         What::Apply => apply::run(&bench)?,
+        What::Burst => burst::run(&bench)?,
         What::Operator => operator::run(&bench)?,
         What::Import => import::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,

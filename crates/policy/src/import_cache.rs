@@ -138,10 +138,15 @@ pub struct Ready {
 }
 
 /// Why a creation has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// This package cannot be imported in a Zygote. It is marked.
-    Package(PackageId),
+    /// The import of this package has failed. It is marked, unless all handlers that the node was for have something that it lacked.
+    Package {
+        /// Which.
+        package: PackageId,
+        /// Top-level modules that were looked for and not found.
+        misses: Vec<ModuleId>,
+    },
     /// Not known. It is tried again after a pause.
     Other,
 }
@@ -261,14 +266,25 @@ impl ImportCache {
         self.measured(node, ready.bytes);
     }
 
-    /// A creation has failed.
-    pub fn failed(&mut self, node: NodeId, failure: Failure, now: Time) {
-        let Some(created) = self.nodes.get(node).filter(|node| !node.is_ready()) else { return };
+    /// A creation has failed. Whether the package is marked.
+    pub fn failed(&mut self, node: NodeId, failure: Failure, now: Time) -> bool {
+        let Some(created) = self.nodes.get(node).filter(|node| !node.is_ready()) else { return false };
+        let mut marked = false;
         match failure {
-            Failure::Package(package) if created.all.contains(package) => self.mark(package),
-            Failure::Package(_) | Failure::Other => self.known.fail(&created.all, Time::ZERO, now),
+            Failure::Package { package, misses } if created.all.contains(package) => {
+                let footprint = Footprint { misses: Set::new(misses), modules: Set::default() };
+                marked = self.demand.blames(&created.all, &footprint);
+                if marked {
+                    self.mark(package);
+                } else {
+                    // What several handlers have in common may lack what its packages depend on, if that differs between them.
+                    self.known.learn_footprint(&created.all, &footprint, now);
+                }
+            }
+            Failure::Package { .. } | Failure::Other => self.known.fail(&created.all, Time::ZERO, now),
         }
         self.nodes.remove(node);
+        marked
     }
 
     /// The process of a ready node has ended by itself. Its children live on. It is created again, after a pause that

@@ -133,14 +133,8 @@ impl ImportCache {
                 tracing::info!(node, packages = packages.len(), took = ?began.elapsed(), "a Zygote is up");
                 self.adopt(node, zygote, job, progress);
             }
-            Some(Err(error)) => {
-                self.blame(node, &error.to_string(), progress.blame(Some(&error), self.limits.patience))
-            }
-            None => self.blame(
-                node,
-                "it did not become ready in time",
-                progress.blame(None, self.limits.patience),
-            ),
+            Some(Err(error)) => self.blame(node, Some(&error), progress),
+            None => self.blame(node, None, progress),
         }
         self.changed.notify_one();
     }
@@ -194,22 +188,36 @@ impl ImportCache {
         self.state.lock().policy.failed(node, failure, self.now());
     }
 
-    fn blame(&self, node: NodeId, error: &str, blamed: Option<(String, &'static str, String)>) {
+    /// A node has not come to be, for this reason.
+    fn blame(&self, node: NodeId, error: Option<&BranchError>, mut progress: Progress) {
         let mut state = self.state.lock();
         let State { policy, names, marked, .. } = &mut *state;
+        let misses =
+            std::mem::take(&mut progress.misses).iter().filter_map(|name| names.module(name)).collect();
+        let blamed = progress.blame(error, self.limits.patience);
         let blamed =
             blamed.and_then(|(folder, reason, message)| Some((names.find(&folder)?, reason, message)));
-        match blamed {
-            Some((package, reason, message)) => {
-                policy.failed(node, Failure::Package(package), self.now());
-                mark(policy, names, marked, package, reason, &message);
-                self.metrics.zygote_failed(reason);
-            }
-            None => {
-                policy.failed(node, Failure::Other, self.now());
-                self.metrics.zygote_failed("other");
-                tracing::warn!(node, error, "a Zygote of the import cache did not start; it is tried again");
-            }
+        let Some((package, reason, message)) = blamed else {
+            policy.failed(node, Failure::Other, self.now());
+            self.metrics.zygote_failed("other");
+            let error = error.map_or_else(|| "it did not become ready in time".into(), ToString::to_string);
+            return tracing::warn!(
+                node,
+                error,
+                "a Zygote of the import cache did not start; it is tried again"
+            );
+        };
+        if policy.failed(node, Failure::Package { package, misses }, self.now()) {
+            mark(policy, names, marked, package, reason, &message);
+            self.metrics.zygote_failed(reason);
+        } else {
+            let package = names.folder(package);
+            tracing::info!(
+                node,
+                package,
+                message,
+                "what handlers have in common does not do without the rest"
+            );
         }
     }
 

@@ -34,6 +34,10 @@ const LIMITS: Limits =
 const REMEMBERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Failures that are remembered.
 const FAILURES: usize = 10_000;
+/// For so long, what requirements were resolved to holds for other handlers that have the same ones.
+const FRESH: Duration = Duration::from_secs(60);
+/// Resolutions that are remembered before those that are no longer fresh are forgotten.
+const RESOLUTIONS: usize = 1000;
 /// User and password for the index, from the environment: nothing that a configuration file should hold.
 const CREDENTIALS: (&str, &str) = (children::INDEX_USERNAME, children::INDEX_PASSWORD);
 
@@ -55,6 +59,12 @@ pub struct Record {
     pub locked: Vec<String>,
 }
 
+/// Requirements by their digest, and what is recorded.
+type Question = (String, Option<Vec<String>>);
+
+/// The last answer, and when it came. Who holds it sees to the next one.
+type Resolution = tokio::sync::Mutex<Option<(Instant, Result<Lock, PackageError>)>>;
+
 type Flight = Shared<BoxFuture<'static, Result<Installed, PackageError>>>;
 
 /// All packages of a worker.
@@ -70,6 +80,7 @@ pub struct Packages {
     turns: Semaphore,
     /// One for each version that was ever installed by this worker: who holds it sees to that.
     doors: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    resolutions: Mutex<HashMap<Question, Arc<Resolution>>>,
     flights: Mutex<HashMap<Wanted, Flight>>,
     failures: Mutex<HashMap<Wanted, (Instant, PackageError)>>,
 }
@@ -180,6 +191,7 @@ impl Packages {
             kept: Mutex::default(),
             turns: Semaphore::new(AT_ONCE),
             doors: Mutex::default(),
+            resolutions: Mutex::default(),
             flights: Mutex::default(),
             failures: Mutex::default(),
         }))
@@ -297,8 +309,34 @@ impl Packages {
         let same = |lock: &Lock| key.recorded.as_ref().is_none_or(|recorded| *recorded == lock.locked());
         match here.filter(same) {
             Some(lock) => Ok(lock),
-            None => self.resolve(wanted, key.recorded.as_deref()).await,
+            None => self.resolve_once(key, wanted).await,
         }
+    }
+
+    /// Resolves, once for all handlers that ask the same at the same time or soon after.
+    async fn resolve_once(&self, key: &Wanted, wanted: &Requirements) -> Result<Lock, PackageError> {
+        let asked = Instant::now();
+        let resolution = self.resolution((key.digest.clone(), key.recorded.clone()));
+        let mut last = resolution.lock().await;
+        match &*last {
+            Some((at, Ok(lock))) if at.elapsed() < FRESH => return Ok(lock.clone()),
+            Some((at, Err(error))) if *at > asked => return Err(error.clone()),
+            _ => {}
+        }
+        let result = self.resolve(wanted, key.recorded.as_deref()).await;
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
+
+    fn resolution(&self, question: Question) -> Arc<Resolution> {
+        let mut all = self.resolutions.lock();
+        if all.len() >= RESOLUTIONS {
+            // One that is locked is being worked on.
+            all.retain(|_, one| {
+                one.try_lock().map_or(true, |last| last.as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH))
+            });
+        }
+        Arc::clone(all.entry(question).or_default())
     }
 
     async fn resolve(

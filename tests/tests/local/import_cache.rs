@@ -165,6 +165,31 @@ fn a_handler_gets_no_other_version_and_nothing_that_others_lacked() -> Result<()
 }
 
 #[test]
+fn a_package_is_not_blamed_for_what_differs_between_handlers() -> Result<()> {
+    let (cluster, index) = cluster(json!({"import_cache_size": "512Mi"}))?;
+    // Both have `big` and `top` in common, and `top` cannot be imported without a `dep`, of which each has its own.
+    let big = "DATA = bytearray(b'x') * (16 << 20)\n";
+    slow(&index, "big", &[], big)?;
+    slow(&index, "top", &["dep"], &format!("import dep\nVERSION = dep.VERSION\n{big}"))?;
+    for version in ["1.0", "2.0"] {
+        let source = format!("VERSION = '{version}'\n");
+        index.wheel("dep", version, &[], &[("dep.py", &source)])?;
+        let requirements = format!("big\ntop\ndep=={version}\n");
+        handler(&cluster, &format!("v{}", &version[..1]), &requirements, "big, top", "top.VERSION")?;
+    }
+    for _ in 0..3 {
+        for (name, version) in [("v1", "1.0"), ("v2", "2.0")] {
+            ensure!(call(&cluster, name)?.json()? == json!(version));
+        }
+    }
+    // In the order in which they were first seen.
+    await_node(&cluster, &["big-1.0", "dep-1.0", "top-1.0"])?;
+    await_node(&cluster, &["big-1.0", "top-1.0", "dep-2.0"])?;
+    ensure!(cache(&cluster)?["excluded"] == json!({}), "{}", cache(&cluster)?);
+    cluster.stop()
+}
+
+#[test]
 fn packages_that_no_zygote_can_hold_are_told_and_cost_no_call() -> Result<()> {
     let (cluster, index) = cluster(json!({"import_cache_size": "96Mi", "import_timeout": "2s"}))?;
     let zygote = "import os\nZYGOTE = os.getuid() == 0\n";

@@ -217,6 +217,31 @@ fn modules_metadata_and_data_of_packages_are_found() -> Result<()> {
 }
 
 #[test]
+fn handlers_with_the_same_requirements_are_resolved_together() -> Result<()> {
+    let index = LoopbackIndex::start()?;
+    let cluster = Cluster::with_worker(&json!({"pip_mirror": index.url()}))?;
+    index.wheel("one", "1.0", &[], &[("one.py", "V = 1\n")])?;
+    let names: Vec<String> = (0..8).map(|number| format!("h{number}")).collect();
+    for name in &names {
+        cluster.file(name, "requirements.txt", "one\n")?;
+        cluster.handler(name, "import one\ndef handler(event):\n    return one.V\n")?;
+    }
+    std::thread::scope(|scope| {
+        let cluster = &cluster;
+        let calls: Vec<_> = names.iter().map(|name| scope.spawn(move || call(cluster, name))).collect();
+        calls.into_iter().try_for_each(|call| {
+            let answer = call.join().map_err(|_| anyhow::anyhow!("a caller panicked"))??;
+            ensure!(answer == json!(1), "{answer}");
+            Ok(())
+        })
+    })?;
+    // Once for the versions, and perhaps once for the wheel.
+    let asked = index.asked("/simple/one/")?;
+    ensure!((1..=2).contains(&asked), "the index was asked {asked} times");
+    cluster.stop()
+}
+
+#[test]
 fn what_nobody_uses_leaves_the_disk_when_it_is_full() -> Result<()> {
     let index = LoopbackIndex::start()?;
     let conf = json!({"pip_mirror": index.url(), "packages_size": "400Ki", "handler_cache_size": 0});

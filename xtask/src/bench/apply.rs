@@ -8,13 +8,12 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::Bench;
-use super::kubernetes::{Kubernetes, NAME, create, delete, get, handler, objects};
+use super::kubernetes::{EVENT, Kubernetes, NAME, create, delete, first_call, get, handler, objects};
 use super::report::{Bound, Report};
 use super::subject::{calls, throughput};
 use crate::http::{Connection, Request};
 
 const HELLO: &str = "def handler(event):\n    return \"Hello, %s!\" % event[\"name\"]\n";
-const EVENT: &str = r#"{"name": "Alice"}"#;
 const POD: &str = include_str!("../../anchors/python_pod.py");
 /// Handlers of each kind per round.
 const HANDLERS: u32 = 10;
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures.
 pub fn run(bench: &Bench) -> Result<Report> {
-    let kubernetes = Kubernetes::start(bench)?;
+    let kubernetes = Kubernetes::start(bench, &json!({}))?;
     let lard = kubernetes.node_port(NAME)?;
     let mut api = kubernetes.api()?;
     let mut report = Report::new("apply");
@@ -91,18 +90,6 @@ fn write_to_answer(api: &mut Connection, lard: SocketAddr, name: &str) -> Result
         // Between two looks; it is part of what is measured.
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Milliseconds of one call on a connection of its own.
-fn first_call(lard: SocketAddr, name: &str) -> Result<f64> {
-    let request = Request::post(&format!("/run/{name}"), EVENT);
-    let start = Instant::now();
-    let response = Connection::open(lard)?.call(&request)?;
-    let time = start.elapsed().as_secs_f64() * 1e3;
-    if response.status != 200 {
-        bail!("{name} answered {} {}", response.status, response.text());
-    }
-    Ok(time)
 }
 
 /// Milliseconds from the write of a Deployment and a Service to the first answer, and where it answers.

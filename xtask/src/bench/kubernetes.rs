@@ -21,6 +21,8 @@ const NODES: u8 = 2;
 const TAG: &str = "dev";
 /// The namespace, the release and the LambdaCluster.
 pub const NAME: &str = "bench";
+/// What handlers are called with.
+pub const EVENT: &str = r#"{"name": "Alice"}"#;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster with a LambdaCluster that is Ready. It goes when this is dropped.
@@ -34,8 +36,8 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Builds images, starts the cluster, installs the charts.
-    pub fn start(bench: &Bench) -> Result<Self> {
+    /// Builds images, starts the cluster, installs the charts. The LambdaCluster has this spec, and a load balancer with a NodePort.
+    pub fn start(bench: &Bench, spec: &Value) -> Result<Self> {
         let cluster = kube::Cluster::choose(&bench.workspace)?;
         let images = kube::images::images(&bench.workspace, &[], TAG, Profile::Release)?;
         kube::tools(&bench.workspace, &["helm"])?;
@@ -44,16 +46,18 @@ impl Kubernetes {
         let variables = cluster.variables();
         let (api, proxy) = proxy(&variables)?;
         let mut this = Self { variables, api, node: String::new(), _proxy: proxy, _down: down };
-        this.install(bench)?;
+        this.install(bench, spec)?;
         let path = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
         this.node = this.kubectl(&["get", "nodes", "-o", path])?;
         Ok(this)
     }
 
-    fn install(&self, bench: &Bench) -> Result<()> {
+    fn install(&self, bench: &Bench, spec: &Value) -> Result<()> {
         let chart = |name: &str| bench.workspace.path("charts").join(name).display().to_string();
         self.run("helm", &["install", "openlambda-crds", &chart("openlambda-crds"), "--wait"])?;
-        let spec = r#"cluster.spec={"loadBalancer":{"service":{"type":"NodePort"}}}"#;
+        let mut spec = spec.clone();
+        spec["loadBalancer"] = json!({"service": {"type": "NodePort"}});
+        let spec = format!("cluster.spec={spec}");
         let tag = format!("image.tag={TAG}");
         let place = ["--namespace", NAME, "--create-namespace", "--wait", "--timeout", "120s"];
         let values = [
@@ -64,7 +68,7 @@ impl Kubernetes {
             "--set",
             &tag,
             "--set-json",
-            spec,
+            &spec,
         ];
         let chart = chart("openlambda");
         self.run("helm", &[&["install", NAME, &chart][..], &place, &values].concat())?;
@@ -78,9 +82,14 @@ impl Kubernetes {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        command::output(&mut self.command(program, arguments))
+    }
+
+    /// A program that talks to the cluster.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command::output(&mut command)
+        command
     }
 
     /// A connection to the API.
@@ -159,6 +168,18 @@ pub fn get(api: &mut Connection, path: &str) -> Result<Value> {
     let response = api.call(&Request::json("GET", path, ""))?;
     taken(&response, path)?;
     Ok(serde_json::from_slice(&response.body)?)
+}
+
+/// Milliseconds of one call on a connection of its own.
+pub fn first_call(lard: SocketAddr, name: &str) -> Result<f64> {
+    let request = Request::post(&format!("/run/{name}"), EVENT);
+    let start = Instant::now();
+    let response = Connection::open(lard)?.call(&request)?;
+    let time = start.elapsed().as_secs_f64() * 1e3;
+    if response.status != 200 {
+        bail!("{name} answered {} {}", response.status, response.text());
+    }
+    Ok(time)
 }
 
 fn taken(response: &Response, path: &str) -> Result<()> {

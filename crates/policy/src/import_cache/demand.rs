@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::set::Set;
-use super::wish::Wish;
+use super::wish::{Footprint, Wish};
 use crate::Time;
 
 /// A set with less weight is forgotten: ten half-lives after a single start.
@@ -61,6 +61,13 @@ impl Demand {
     pub fn forget_faded(&mut self, now: Time) {
         let half_life = self.half_life;
         self.sets.retain(|_, starts| starts.weight(now, half_life) >= FADED);
+    }
+
+    /// Whether a set that could not be imported, and left this footprint, would have to do for somebody; or for nobody that is known.
+    pub fn blames(&self, set: &Set, footprint: &Footprint) -> bool {
+        let wishes = self.sets.values().map(|starts| &starts.wish);
+        let mut concerned = wishes.filter(|wish| set.is_within(&wish.installed)).peekable();
+        concerned.peek().is_none() || concerned.any(|wish| footprint.fits(wish))
     }
 
     /// Wishes with their weights, the strongest first.

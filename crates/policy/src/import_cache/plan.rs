@@ -223,15 +223,18 @@ impl<'a> Planner<'a> {
     /// The part of a candidate that others could share: it is to be a node of its own, which the rest is then put
     /// upon. Both together take no more memory than the candidate at once, and what comes later finds it there.
     fn first_step<'c>(&self, candidates: &'c [Candidate], offer: Offer) -> Option<&'c Candidate> {
-        let whole = &candidates[offer.candidate].set;
+        let Candidate { set: whole, of, .. } = &candidates[offer.candidate];
         let parent = &self.nodes.get(offer.parent)?.all;
         // The room is for the candidate at once: a split that was seen to take more has none.
         let is_worth_it = |split: &Set| {
             let own = split.without(parent);
             self.known.bytes(&own) >= MIN_SPLIT && self.known.expected_bytes(split, &own) <= offer.bytes
         };
+        // What is known not to do for those whose set it is, for what it lacks, is no step either.
+        let is_of_use = |split: &Candidate| of.iter().all(|at| split.uses.iter().any(|(user, _)| user == at));
         let is_step = |split: &&Candidate| {
             split.split
+                && is_of_use(split)
                 && parent.is_strictly_within(&split.set)
                 && split.set.is_strictly_within(whole)
                 && is_worth_it(&split.set)

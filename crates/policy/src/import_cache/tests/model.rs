@@ -175,7 +175,8 @@ impl Run {
     fn fail(&mut self, n: usize, package: Option<PackageId>) {
         let Some(id) = self.model.nth(n, false) else { return };
         let blamed = package.filter(|package| self.model.nodes[&id].packages.contains(package));
-        self.cache.failed(id, package.map_or(Failure::Other, Failure::Package), self.now);
+        let failure = package.map_or(Failure::Other, |package| Failure::Package { package, misses: vec![] });
+        assert_eq!(self.cache.failed(id, failure, self.now), blamed.is_some());
         self.model.marked.extend(blamed);
         self.model.remove(id);
     }

@@ -312,7 +312,7 @@ fn a_creation_that_failed_for_no_known_reason_is_tried_again_later() {
     assert_eq!((rig.cache.bytes(), rig.cache.plan(s(0))), (0, vec![]));
     // Blaming what it did not import blames nothing.
     assert_eq!(rig.cache.plan(s(1)).len(), 1);
-    rig.cache.failed(rig.id(&[1]), Failure::Package(8), s(1));
+    rig.cache.failed(rig.id(&[1]), of_package(8, &[]), s(1));
     assert!(!rig.cache.is_marked(8));
     assert_eq!(rig.cache.plan(s(1)), []);
 }
@@ -322,11 +322,45 @@ fn a_package_that_fails_is_marked_and_the_others_are_held_without_it() {
     let mut rig = Rig::with_budget(1000);
     rig.start(&wish(&[1, 2]), s(0));
     assert_eq!(rig.cache.plan(s(0)).len(), 1);
-    rig.cache.failed(rig.id(&[1, 2]), Failure::Package(2), s(0));
+    rig.cache.failed(rig.id(&[1, 2]), of_package(2, &[]), s(0));
     assert!(rig.cache.is_marked(2));
     rig.settle(s(0));
     assert_eq!(rig.held(), [[1]]);
     assert_eq!(rig.best(&wish(&[1, 2])), [1]);
+}
+
+fn of_package(package: PackageId, misses: &[ModuleId]) -> Failure {
+    Failure::Package { package, misses: misses.to_vec() }
+}
+
+#[test]
+fn what_handlers_have_in_common_may_lack_what_it_needs_and_nothing_is_to_blame_then() {
+    let mut rig = Rig::with_budget(1000);
+    // 1 needs the module 7, of which each has its own version.
+    let wishes = [[1, 2, 3], [1, 2, 4]].map(|packages| Wish::new(packages, packages, [7], []));
+    wishes.iter().for_each(|wish| rig.start(wish, s(0)));
+    for _ in 0..10 {
+        for action in rig.cache.plan(s(0)) {
+            let Action::Create { node, packages, .. } = &action else { continue };
+            let view = rig.cache.view().into_iter().find(|view| view.id == *node).unwrap();
+            if packages.contains(&1) && !view.packages.iter().any(|package| [3, 4].contains(package)) {
+                assert!(!rig.cache.failed(*node, of_package(1, &[7]), s(0)));
+            } else {
+                rig.finish(&[action], s(0));
+            }
+        }
+    }
+    assert!(!rig.cache.is_marked(1));
+    assert_eq!(wishes.each_ref().map(|wish| rig.best(wish)), [[1, 2, 3], [1, 2, 4]]);
+    // One that has not what was missing shows that the package is to blame.
+    let other = Wish::new([1, 2], [1, 2], [], []);
+    rig.start(&other, s(1));
+    let node = rig.cache.plan(s(1)).into_iter().find_map(|action| match action {
+        Action::Create { node, .. } => Some(node),
+        Action::Evict { .. } => None,
+    });
+    assert!(rig.cache.failed(node.unwrap(), of_package(1, &[7]), s(1)));
+    assert!(rig.cache.is_marked(1));
 }
 
 #[test]
