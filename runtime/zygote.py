@@ -15,14 +15,22 @@ import server
 
 del sys.path[0]
 server.BASE_PATH = tuple(sys.path)
+server.prepare()
+
+
+# After so many the interpreter has settled how it runs this code, which it writes down in the code itself.
+REHEARSALS = 10
 
 
 def run(control):
     while True:
+        for _ in range(REHEARSALS):
+            server.rehearse()
         server.LOADED = len(sys.modules)
         gc.collect()
         # Keeps the collector of a child from writing to, and so copying, every page of the Zygote.
         gc.freeze()
+        _openlambda.gather_heap()
         child = _openlambda.serve_forks(control)
         if child is None:
             return
@@ -39,6 +47,7 @@ def run(control):
 
 def warm_up():
     """Touches, ahead of need, the pages that loading and calling a handler write to."""
+    server.seed_ahead()
     server.rehearse()
     return True
 

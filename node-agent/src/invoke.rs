@@ -12,6 +12,7 @@ use openlambda_config::durations;
 
 use crate::agent::Agent;
 use crate::birth;
+use crate::births::Turn;
 use crate::body;
 use crate::call::{Call, Order};
 use crate::compile;
@@ -231,16 +232,16 @@ impl Visit<'_> {
     async fn acquire(&self, target: Target<'_>) -> Result<(Lease, StartKind), Failure> {
         let Target { function, revision, own_deadline, .. } = target;
         let agent = self.agent;
-        while let Some((lease, paused)) = agent.pool.take(function.key) {
-            if Arc::ptr_eq(&lease.revision, revision) {
-                return Ok((lease, if paused { StartKind::Unpaused } else { StartKind::Warm }));
-            }
-            // Another revision serves: none of the idle ones is of it.
-            drop(lease);
-            agent.pool.evict(function.key);
-        }
         let deadline = Instant::now() + START;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
+        let _turn = match revision.births.turn(deadline, || take(agent, function, revision)).await {
+            Turn::Free(idle) => return Ok(idle),
+            Turn::Birth(turn) => turn,
+            Turn::Late => {
+                let message = "no instance became free, and none could be started in time";
+                return Err(Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1)));
+            }
+        };
         room::wait(agent, deadline).await?;
         birth::bear(agent, function, revision, deadline).await
     }
@@ -258,6 +259,19 @@ impl Visit<'_> {
             log_limit: settings.log,
         }
     }
+}
+
+/// An idle instance with the right code.
+fn take(agent: &Agent, function: &Function, revision: &Arc<Revision>) -> Option<(Lease, StartKind)> {
+    while let Some((lease, paused)) = agent.pool.take(function.key) {
+        if Arc::ptr_eq(&lease.revision, revision) {
+            return Some((lease, if paused { StartKind::Unpaused } else { StartKind::Warm }));
+        }
+        // Another revision serves: none of the idle ones is of it.
+        drop(lease);
+        agent.pool.evict(function.key);
+    }
+    None
 }
 
 /// When a call that is sent now is given up.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod birth;
+mod births;
 mod body;
 mod bundles;
 mod call;

@@ -311,6 +311,7 @@ impl Lease {
     pub fn put_back(self) {
         let Self { instance, mut seat } = self;
         seat.kept = true;
+        let revision = Arc::clone(&instance.revision);
         let now = seat.pool.now();
         let mut state = seat.pool.state.lock();
         let Some(entry) = state.all.get_mut(&seat.id) else { return };
@@ -320,6 +321,7 @@ impl Lease {
         let victims = state.policy.insert(seat.id, &key, bytes, now);
         let victims = state.drop_entries(&victims);
         drop(state);
+        revision.births.freed();
         if !victims.is_empty() {
             drop_later(victims);
         }

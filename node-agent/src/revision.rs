@@ -11,6 +11,7 @@ use openlambda_api::packages;
 use openlambda_config::WorkerConfig;
 use openlambda_sandbox::Limits;
 
+use crate::births::Births;
 use crate::bundles::Bundle;
 use crate::frame;
 use crate::gate::{Gate, Gates};
@@ -101,6 +102,8 @@ pub struct Revision {
     pub imports: Imports,
     /// Who may run.
     pub gate: Arc<Gate>,
+    /// Who may have an instance made.
+    pub births: Births,
     /// The meta of a load frame.
     load: Vec<u8>,
 }
@@ -122,8 +125,8 @@ impl Revision {
             _ => gates.make(width),
         };
         let load = load_meta(name, &settings, &packages);
-        let set = digest(&packages);
-        Arc::new(Self { bundle, settings, packages, set, imports: Imports::default(), gate, load })
+        let (set, imports, births) = (digest(&packages), Imports::default(), Births::new());
+        Arc::new(Self { bundle, settings, packages, set, imports, gate, births, load })
     }
 
     /// Appends the meta of a load frame.

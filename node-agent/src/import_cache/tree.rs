@@ -2,6 +2,7 @@
 //! packages. Versions are settled for all nodes at once, and each node's packages bring what they depend on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openlambda_config::ImportTree;
 use openlambda_policy::import_cache::{PinId, ROOT};
@@ -9,6 +10,8 @@ use openlambda_policy::import_cache::{PinId, ROOT};
 use super::ImportCache;
 use crate::packages::{Installed, PackageError, PackageSet, Packages, Requirements};
 
+/// The first and the longest pause before what may pass is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A name that no handler can have.
 const HANDLER: &str = ".tree";
 
@@ -16,10 +19,7 @@ const HANDLER: &str = ".tree";
 pub async fn plant(cache: Arc<ImportCache>, packages: Arc<Packages>, tree: ImportTree) {
     let mut names = Vec::new();
     collect(&tree, &mut names);
-    let all = match install(&packages, &names, None).await {
-        Ok(installed) => installed,
-        Err(error) => return tracing::error!(%error, "the packages of import_cache_tree cannot be installed"),
-    };
+    let Some(all) = resolve(&packages, &names).await else { return };
     let locked = all.record.as_ref().map(|record| record.locked.clone());
     let mut todo: Vec<(PinId, Vec<String>, ImportTree)> =
         tree.children.into_iter().map(|child| (ROOT, Vec::new(), child)).collect();
@@ -33,6 +33,23 @@ pub async fn plant(cache: Arc<ImportCache>, packages: Arc<Packages>, tree: Impor
             }
         };
         todo.extend(node.children.into_iter().map(|child| (pin, wanted.clone(), child)));
+    }
+}
+
+/// What all names come to. An index that does not answer is asked again.
+async fn resolve(packages: &Arc<Packages>, names: &[String]) -> Option<Installed> {
+    let mut pause = RETRY.0;
+    loop {
+        let error = match install(packages, names, None).await {
+            Ok(installed) => return Some(installed),
+            Err(error) => error,
+        };
+        tracing::error!(%error, again = error.passing, "the packages of import_cache_tree cannot be installed");
+        if !error.passing {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
     }
 }
 

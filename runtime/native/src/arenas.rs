@@ -10,6 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 /// A huge page.
 const HUGE: usize = 2 << 20;
 
+/// `MADV_COLLAPSE`, since Linux 6.1.
+const COLLAPSE: i32 = 25;
+
+/// Where the heap ended when the imports began.
+static HEAP: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// Whether new arenas come in huge pages.
 static ON: AtomicBool = AtomicBool::new(false);
 /// What is left of the last huge page. The interpreter's lock is held by who allocates.
@@ -26,6 +31,7 @@ struct ArenaAllocator {
 
 /// From now on, huge pages. Without effect on an interpreter that does not have the call, which is not part of the stable ABI.
 pub(crate) fn use_huge_pages() {
+    HEAP.store(heap_end(), Ordering::Relaxed);
     // SAFETY: a lookup by a name that ends with a zero byte.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"PyObject_SetArenaAllocator".as_ptr()) };
     if symbol.is_null() {
@@ -36,6 +42,24 @@ pub(crate) fn use_huge_pages() {
     // SAFETY: that is the signature of the function of this name in every CPython since 3.4.
     let set: extern "C" fn(*mut ArenaAllocator) = unsafe { std::mem::transmute(symbol) };
     set(&raw mut allocator);
+}
+
+/// Gathers what the heap has grown by since in huge pages, once: what it grows by from now on, in children too, comes in ordinary ones. An
+/// older kernel leaves all as it is.
+pub(crate) fn gather_heap() {
+    let (start, end) = (
+        HEAP.load(Ordering::Relaxed).checked_next_multiple_of(HUGE).unwrap_or(usize::MAX),
+        heap_end() / HUGE * HUGE,
+    );
+    if start < end {
+        // SAFETY: the range is within the heap, whose contents stay the same.
+        unsafe { libc::madvise(start as *mut c_void, end - start, COLLAPSE) };
+    }
+}
+
+fn heap_end() -> usize {
+    // SAFETY: it moves nothing, it only tells.
+    unsafe { libc::sbrk(0) as usize }
 }
 
 /// From now on, ordinary pages.

@@ -113,11 +113,18 @@ fn use_huge_pages() {
     arenas::use_huge_pages();
 }
 
+/// What was allocated since is complete.
+#[pyfunction]
+fn gather_heap() {
+    arenas::gather_heap();
+}
+
 /// The native part of the OpenLambda runtime.
 #[pymodule]
 #[pyo3(name = "_openlambda")]
 fn openlambda_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(use_huge_pages, module)?)?;
+    module.add_function(wrap_pyfunction!(gather_heap, module)?)?;
     module.add_function(wrap_pyfunction!(take_up, module)?)
 }

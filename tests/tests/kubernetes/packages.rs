@@ -50,6 +50,36 @@ fn caches(release: &Release) -> Result<Vec<Value>> {
         .collect()
 }
 
+/// Waits until each agent has a Zygote with just these packages.
+fn await_zygotes(release: &Release, packages: &[&str]) -> Result<()> {
+    until("a Zygote on every node", || {
+        let caches = caches(release)?;
+        let holds = |cache: &Value| {
+            let nodes = cache["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            nodes.iter().any(|node| node["packages"] == json!(packages) && node["state"] == "ready")
+        };
+        Ok((caches.len() == 2 && caches.iter().all(holds)).then_some(()))
+    })
+    .with_context(|| format!("{:?}", caches(release)))
+}
+
+#[test]
+fn a_given_tree_is_there_before_any_handler_and_waits_for_the_index() -> Result<()> {
+    let release = Release::without_cluster("tree")?;
+    let tree = r#"{"packages": [], "children": [{"packages": ["base"], "children": [{"packages": ["above==1.0"]}]}]}"#;
+    let tree = format!("--from-literal=tree.json={tree}");
+    release.namespace.kubectl(&["create", "configmap", "zygotes", &tree])?;
+    let spec = json!({
+        "packages": {"indexURL": "http://index/simple"},
+        "agent": {"importCache": {"mode": "Tree", "tree": {"configMap": {"name": "zygotes"}}}},
+    });
+    release.upgrade(&spec, &[])?;
+    release.namespace.wait_ready("lambdacluster/demo")?;
+    serve(&release, &[("base", "VALUE = 1\n".to_owned()), ("above", "import sys\nVALUE = 2\n".to_owned())])?;
+    await_zygotes(&release, &["base-1.0"])?;
+    await_zygotes(&release, &["above-1.0"])
+}
+
 #[test]
 fn a_handler_with_packages_starts_from_a_zygote_at_its_first_call() -> Result<()> {
     let spec = json!({"packages": {"indexURL": "http://index/simple"}});
@@ -63,15 +93,7 @@ fn a_handler_with_packages_starts_from_a_zygote_at_its_first_call() -> Result<()
     release.namespace.wait_ready("handler/h")?;
     let status = release.namespace.get("handler/h")?["status"].clone();
     ensure!(status["packages"]["locked"] == json!(["slow==1.0"]), "{status}");
-    until("a Zygote on every node", || {
-        let caches = caches(&release)?;
-        let holds = |cache: &Value| {
-            let nodes = cache["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-            nodes.iter().any(|node| node["packages"] == json!(["slow-1.0"]) && node["state"] == "ready")
-        };
-        Ok((caches.len() == 2 && caches.iter().all(holds)).then_some(()))
-    })
-    .with_context(|| format!("{:?}", caches(&release)))?;
+    await_zygotes(&release, &["slow-1.0"])?;
     let began = Instant::now();
     ensure!(release.call("h", &json!(null))?.ok()? == json!("slow"));
     ensure!(began.elapsed() < SLOW / 4, "the first call took {:?}", began.elapsed());

@@ -121,6 +121,50 @@ fn the_second_cold_start_has_its_imports_already() -> Result<()> {
 }
 
 #[test]
+fn what_people_use_works_in_the_children_of_a_zygote() -> Result<()> {
+    // From the index of this machine's pip.
+    let conf = json!({"handler_cache_size": 0, "import_cache_size": "1Gi", "limits": {"memory": "1Gi"}});
+    let cluster = Cluster::with_worker(&conf)?;
+    let requirements = "scikit-learn==1.6.1\npillow==11.1.0\nflask==3.1.0\nboto3==1.35.90\njinja2==3.1.5\nrequests==2.32.3\n";
+    cluster.file("h", "requirements.txt", requirements)?;
+    let source = r#"
+import boto3, flask, jinja2, numpy, PIL.Image, random, requests, sklearn.linear_model, uuid
+def handler(event):
+    model = sklearn.linear_model.LinearRegression().fit([[0], [1], [2]], [1, 3, 5])
+    app = flask.Flask("app")
+    app.route("/")(lambda: "flask")
+    s3 = boto3.client("s3", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b")
+    return {
+        "sklearn": round(float(model.coef_[0]), 6),
+        "pillow": PIL.Image.new("RGB", (4, 2)).resize((2, 1)).size,
+        "flask": app.test_client().get("/").text,
+        "boto3": s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"}).split("?")[0],
+        "jinja2": jinja2.Template("{{ x }}!").render(x=1),
+        "requests": requests.Request("GET", "http://x/", params={"a": 1}).prepare().url,
+        "random": [numpy.random.rand(), random.random(), str(uuid.uuid4())],
+    }
+"#;
+    cluster.handler("h", source)?;
+    let mut seen = BTreeSet::new();
+    let mut hits = 0;
+    until("starts from a Zygote with all of them", || {
+        let response = call(&cluster, "h")?;
+        let mut answer = response.json()?;
+        for value in answer["random"].as_array().context("no numbers")? {
+            ensure!(seen.insert(value.to_string()), "{value} came twice");
+        }
+        answer["random"].take();
+        let want = json!({"sklearn": 2.0, "pillow": [2, 1], "flask": "flask", "boto3": "https://b.s3.amazonaws.com/k",
+            "jinja2": "1!", "requests": "http://x/?a=1", "random": null});
+        ensure!(answer == want, "{answer}");
+        hits += u32::from(is_hit(&response));
+        Ok((hits >= 5).then_some(()))
+    })
+    .with_context(|| format!("{:?}", cache(&cluster)))?;
+    cluster.stop()
+}
+
+#[test]
 fn a_handler_gets_no_other_version_and_nothing_that_others_lacked() -> Result<()> {
     let (cluster, index) = cluster(json!({}))?;
     for version in ["1.0", "2.0"] {
