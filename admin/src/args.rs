@@ -33,6 +33,7 @@ pub enum Command {
     LoadBalancerExec(Exec),
     Status(Status),
     Zygotes(Zygotes),
+    Targets(Targets),
     Kill(Kill),
 }
 
@@ -134,6 +135,20 @@ pub struct Status {
 pub struct Zygotes {
     #[command(flatten)]
     pub cluster: ClusterArg,
+}
+
+/// Shows what the load balancer knows: who serves what, how loaded the workers are, and what moved lately and why
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A package set is shown by its digest. The same as JSON: /debug/targets on the admin port.\n\n\
+                        Example:\n  admin targets --cluster my-cluster"
+)]
+pub struct Targets {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    /// All names and moves, not only the first twenty of each place
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Ends the load balancer, then the workers

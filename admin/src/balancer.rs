@@ -94,6 +94,7 @@ fn servers(cluster: &ClusterDir, old: &Value) -> Result<Value> {
         entry["Name"] = json!(worker.to_string());
         entry["Host"] = json!(config.local_ip().to_string());
         entry["Port"] = json!(config.listen.port());
+        entry["AdminPort"] = json!(config.admin.port());
         servers.push(entry);
     }
     Ok(Value::Array(servers))
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     fn server(name: &str, host: &str) -> Server {
-        Server { name: name.into(), host: host.into(), port: 1, max_conn: None }
+        Server { name: name.into(), host: host.into(), port: 1, admin_port: None, max_conn: None }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod process;
 mod setconf;
 mod status;
 mod stop;
+mod targets;
 mod workers;
 mod zygotes;
 
@@ -56,6 +57,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<ExitCode> {
         Command::LoadBalancerExec(args) => execute::run(execute::BALANCER, &args)?,
         Command::Status(args) => return status::run(&args, out),
         Command::Zygotes(args) => return zygotes::run(&args, out),
+        Command::Targets(args) => return targets::run(&args, out),
         Command::Kill(args) => stop::run(&args, out)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,17 +1,17 @@
-//! Request bodies: collected up to a limit, so that a call can be sent again, and replayed as often as needed.
+//! Request bodies: the beginning is kept, so that a call can be sent again; the rest is passed on as it comes
+//! ([`crate::tail`]).
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::settings::Settings;
+use crate::tail::Tail;
 
 /// What is read of a refused body, so that a client that writes before it reads sees the answer.
 const DISCARD_BYTES: u64 = 64 << 20;
@@ -40,31 +40,51 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
 }
 
-/// Reads a body of up to `limit` bytes to its end.
-pub async fn collect(mut body: Incoming, limit: usize, settings: &Settings) -> Result<Bytes, BodyError> {
+/// What there is of a request's body once as much was read of it as is kept.
+pub struct Gathered {
+    /// All of it, or its beginning.
+    pub data: Bytes,
+    /// The rest, which is read as an agent takes it.
+    pub tail: Option<Arc<Tail>>,
+}
+
+impl Gathered {
+    fn whole(data: Bytes) -> Self {
+        Self { data, tail: None }
+    }
+}
+
+/// Reads a body of up to `limit` bytes: to its end, or as much of it as is kept to be sent again.
+pub async fn gather(mut body: Incoming, limit: usize, settings: &Settings) -> Result<Gathered, BodyError> {
     if body.is_end_stream() {
-        return Ok(Bytes::new());
+        return Ok(Gathered::whole(Bytes::new()));
     }
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLarge(limit));
     }
     let end = Instant::now() + settings.body_timeout;
-    let Some(first) = next(&mut body, settings, end).await? else { return Ok(Bytes::new()) };
+    let Some(first) = next(&mut body, settings, end).await? else {
+        return Ok(Gathered::whole(Bytes::new()));
+    };
     if first.len() > limit {
         return refuse(body, limit).await;
     }
     if body.is_end_stream() {
-        return Ok(first);
+        return Ok(Gathered::whole(first));
     }
-    let mut whole = BytesMut::from(first);
-    while let Some(part) = next(&mut body, settings, end).await? {
-        if whole.len() + part.len() > limit {
+    let mut data = BytesMut::from(first);
+    while data.len() < settings.replay_limit {
+        let Some(part) = next(&mut body, settings, end).await? else {
+            return Ok(Gathered::whole(data.freeze()));
+        };
+        if data.len() + part.len() > limit {
             return refuse(body, limit).await;
         }
-        whole.extend_from_slice(&part);
+        data.extend_from_slice(&part);
     }
-    Ok(whole.freeze())
+    let tail = Tail::new(body, (limit, limit - data.len()), settings, end);
+    Ok(Gathered { data: data.freeze(), tail: Some(Arc::new(tail)) })
 }
 
 async fn next(body: &mut Incoming, settings: &Settings, end: Instant) -> Result<Option<Bytes>, BodyError> {
@@ -82,7 +102,7 @@ async fn next(body: &mut Incoming, settings: &Settings, end: Instant) -> Result<
     }
 }
 
-async fn refuse(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+async fn refuse(mut body: Incoming, limit: usize) -> Result<Gathered, BodyError> {
     discard(&mut body).await;
     Err(BodyError::TooLarge(limit))
 }
@@ -99,45 +119,4 @@ pub async fn discard(body: &mut Incoming) {
     };
     // Time is up: the connection will be closed under the client's writes.
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
-}
-
-/// A request's body on its way to an agent.
-#[derive(Clone, Debug)]
-pub struct Replay {
-    data: Option<Bytes>,
-    /// An empty body that is announced all the same (chunked), so that the agent answers `100 Continue` when it
-    /// takes the call: only so can a call without a body be known not to have reached a sandbox.
-    announced: bool,
-}
-
-impl Replay {
-    /// A body; `guarded` if the agent is to say when it takes the call.
-    pub fn new(data: Bytes, guarded: bool) -> Self {
-        let announced = guarded && data.is_empty();
-        Self { data: Some(data).filter(|d| !d.is_empty()), announced }
-    }
-}
-
-impl Body for Replay {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.announced = false;
-        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_none() && !self.announced
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match (&self.data, self.announced) {
-            (_, true) => SizeHint::default(),
-            (data, false) => SizeHint::with_exact(data.as_ref().map_or(0, |d| d.len() as u64)),
-        }
-    }
 }

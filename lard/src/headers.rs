@@ -1,16 +1,18 @@
 //! What is taken off and put on the headers that pass through, in both directions.
 
+use hyper::Uri;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
 };
 use hyper::header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE};
-use openlambda_api::LoadReport;
-use openlambda_api::headers::{LOAD_METRICS, REQUEST_ID, REQUEST_ID_MAX};
+use openlambda_api::headers::{LOAD_METRICS, PACKAGES, REQUEST_ID, REQUEST_ID_MAX};
+use openlambda_api::packages;
 use uuid::Uuid;
 
 /// The call's id, in and out.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 const X_LOAD: HeaderName = HeaderName::from_static(LOAD_METRICS);
+const X_PACKAGES: HeaderName = HeaderName::from_static(PACKAGES);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -42,6 +44,22 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
+/// Makes the headers of an HTTP/2 request those of HTTP/1.1: the host stands in the address there, and cookies may come
+/// one by one (RFC 9113, 8.2.3).
+pub fn from_http2(headers: &mut HeaderMap, uri: &Uri) {
+    if !headers.contains_key(HOST)
+        && let Some(host) = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+    {
+        headers.insert(HOST, host);
+    }
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
 /// Makes a client's headers those of the request to an agent.
 pub fn to_agent(headers: &mut HeaderMap, id: &HeaderValue, peer: &HeaderValue) {
     strip_hop_by_hop(headers);
@@ -63,12 +81,18 @@ pub fn to_agent(headers: &mut HeaderMap, id: &HeaderValue, peer: &HeaderValue) {
 pub fn to_client(headers: &mut HeaderMap, id: &HeaderValue) {
     strip_hop_by_hop(headers);
     headers.remove(X_LOAD);
+    headers.remove(X_PACKAGES);
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
-/// The agent's load report, if there is a valid one.
-pub fn load_report(headers: &HeaderMap) -> Option<LoadReport> {
-    headers.get(X_LOAD)?.to_str().ok()?.parse().ok()
+/// The agent's load report, if there is one.
+pub fn load_report(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(X_LOAD)
+}
+
+/// The digest of the packages of the handler that answered, if it has any.
+pub fn packages(headers: &HeaderMap) -> Option<u64> {
+    packages::parse(headers.get(X_PACKAGES)?.to_str().ok()?)
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -125,6 +149,16 @@ mod tests {
     }
 
     #[test]
+    fn what_http2_has_otherwise() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("x-a", "1")]);
+        from_http2(&mut headers, &Uri::from_static("http://front:80/run/f"));
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2"), ("x-a", "1"), ("host", "front:80")]));
+        let same = headers.clone();
+        from_http2(&mut headers, &Uri::from_static("/run/f"));
+        assert_eq!(headers, same);
+    }
+
+    #[test]
     fn forwarded_headers_of_a_proxy_in_front_stay() {
         let mut headers = map(&[("host", "b"), ("x-forwarded-for", "1.2.3.4"), ("x-forwarded-host", "a")]);
         to_agent(&mut headers, &HeaderValue::from_static("r"), &HeaderValue::from_static("10.0.0.1"));
@@ -146,9 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn the_load_report_is_read_and_stripped() {
-        let mut headers = map(&[("endpoint-load-metrics", "TEXT cpu_utilization=0.5"), ("x-a", "1")]);
-        assert_eq!(load_report(&headers).map(|r| r.cpu), Some(0.5));
+    fn what_is_for_lard_is_read_and_stripped() {
+        let mut headers = map(&[
+            ("endpoint-load-metrics", "TEXT cpu_utilization=0.5"),
+            ("x-packages", "000000000000002a"),
+            ("x-a", "1"),
+        ]);
+        assert_eq!(load_report(&headers), Some(&HeaderValue::from_static("TEXT cpu_utilization=0.5")));
+        assert_eq!(packages(&headers), Some(42));
         to_client(&mut headers, &HeaderValue::from_static("r"));
         assert_eq!(headers, map(&[("x-a", "1"), ("x-request-id", "r")]));
     }

@@ -14,8 +14,9 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use openlambda_api::handler::PackagesStatus;
 use openlambda_api::labels::children;
-use openlambda_api::{Handler, limits};
+use openlambda_api::{Handler, limits, packages};
 use openlambda_config::{Server, Size, durations};
 use openlambda_telemetry::Readiness;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ use crate::limits::Own;
 const SERVICE: &str = "kubernetes.io/service-name";
 /// The name of the port for calls.
 const PORT: &str = "http";
+/// The name of the port that tells the load.
+const ADMIN: &str = "admin";
 /// Handlers that are asked for at a time: their code comes along, and is not to fill the memory.
 const PAGE: u32 = 50;
 
@@ -47,6 +50,7 @@ struct Agent {
     node: Option<String>,
     address: String,
     port: u16,
+    admin_port: Option<u16>,
 }
 
 /// Follows the agents for ever. lard is ready when they are known, even if there is none: calls wait for one at lard,
@@ -128,10 +132,14 @@ fn key(slice: &EndpointSlice) -> (String, String) {
 
 /// The endpoints of a slice that take calls.
 fn agents(slice: &EndpointSlice) -> Vec<Agent> {
-    let ports = slice.ports.iter().flatten();
-    let port = ports.filter(|port| port.name.as_deref() == Some(PORT)).find_map(|port| port.port);
-    let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { return Vec::new() };
-    slice.endpoints.iter().filter(|endpoint| takes_calls(endpoint)).filter_map(|e| agent(e, port)).collect()
+    let port = |name: &str| {
+        let ports = slice.ports.iter().flatten();
+        let port = ports.filter(|port| port.name.as_deref() == Some(name)).find_map(|port| port.port);
+        port.and_then(|port| u16::try_from(port).ok())
+    };
+    let (Some(calls), admin) = (port(PORT), port(ADMIN)) else { return Vec::new() };
+    let endpoints = slice.endpoints.iter().filter(|endpoint| takes_calls(endpoint));
+    endpoints.filter_map(|endpoint| agent(endpoint, calls, admin)).collect()
 }
 
 fn takes_calls(endpoint: &Endpoint) -> bool {
@@ -139,7 +147,7 @@ fn takes_calls(endpoint: &Endpoint) -> bool {
     conditions.ready.unwrap_or(true) && conditions.terminating != Some(true)
 }
 
-fn agent(endpoint: &Endpoint, port: u16) -> Option<Agent> {
+fn agent(endpoint: &Endpoint, port: u16, admin_port: Option<u16>) -> Option<Agent> {
     let address = endpoint.addresses.first()?.clone();
     let pod = endpoint.target_ref.as_ref().and_then(|pod| pod.name.clone());
     Some(Agent {
@@ -147,6 +155,7 @@ fn agent(endpoint: &Endpoint, port: u16) -> Option<Agent> {
         node: endpoint.node_name.clone(),
         address,
         port,
+        admin_port,
     })
 }
 
@@ -163,7 +172,8 @@ fn servers<'a>(agents: impl Iterator<Item = &'a Agent>, max_conn: Option<u32>) -
         if servers.contains_key(&name) {
             name = format!("{name}/{}", agent.pod);
         }
-        let server = Server { name: name.clone(), host: agent.address.clone(), port: agent.port, max_conn };
+        let (host, port, admin_port) = (agent.address.clone(), agent.port, agent.admin_port);
+        let server = Server { name: name.clone(), host, port, admin_port, max_conn };
         servers.insert(name, server);
     }
     servers.into_values().collect()
@@ -175,12 +185,23 @@ fn servers<'a>(agents: impl Iterator<Item = &'a Agent>, max_conn: Option<u32>) -
 struct HandlerView {
     metadata: ObjectMeta,
     spec: SpecView,
+    #[serde(default)]
+    status: Option<StatusView>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 struct SpecView {
     cluster: Option<String>,
     limits: Option<limits::Limits>,
+    #[serde(default)]
+    requirements: Vec<String>,
+    #[serde(default)]
+    idempotent: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct StatusView {
+    packages: Option<PackagesStatus>,
 }
 
 /// Follows what Handlers have of their own, for ever.
@@ -216,14 +237,31 @@ fn own(handler: &DeserializeGuard<HandlerView>, scope: &Scope) -> (String, Own) 
     let name = handler.name_any();
     let Ok(view) = &handler.0 else { return (name, Own::default()) };
     let is_ours = view.spec.cluster.as_ref().is_none_or(|cluster| *cluster == scope.cluster);
-    let Some(limits) = view.spec.limits.as_ref().filter(|_| is_ours) else { return (name, Own::default()) };
-    let request = limits.request.as_ref().and_then(|size| Size::parse(size.as_str()).ok());
+    if !is_ours {
+        return (name, Own::default());
+    }
+    let limits = view.spec.limits.as_ref();
+    let request = limits.and_then(|limits| limits.request.as_ref());
+    let request = request.and_then(|size| Size::parse(size.as_str()).ok());
+    let timeout = limits.and_then(|limits| limits.timeout.as_ref());
     let own = Own {
         request: request.and_then(|size| usize::try_from(size.bytes()).ok()),
-        timeout: limits.timeout.as_ref().and_then(|span| durations::parse(span.as_str()).ok()),
-        packages: None,
+        timeout: timeout.and_then(|span| durations::parse(span.as_str()).ok()),
+        packages: needed(view),
+        idempotent: view.spec.idempotent,
     };
     (name, own)
+}
+
+/// The digest of the packages that a handler needs: of their lock, which agents know their Zygotes by. Until there is
+/// one what is asked for stands in: handlers that ask for the same meet all the same.
+fn needed(view: &HandlerView) -> Option<u64> {
+    let recorded = view.status.as_ref().and_then(|status| status.packages.as_ref());
+    let asked = || {
+        let lines = view.spec.requirements.iter().map(|line| line.trim());
+        (!view.spec.requirements.is_empty()).then(|| packages::digest(lines))
+    };
+    recorded.and_then(|recorded| packages::of_lock(&recorded.locked)).or_else(asked)
 }
 
 /// Between two tries of a watch: soon at first, and never so long that people wait for it once the API server is back.
@@ -305,11 +343,34 @@ mod tests {
         let own = Own {
             request: Some(8 << 20),
             timeout: Some(std::time::Duration::from_secs(120)),
-            packages: None,
+            ..Own::default()
         };
         assert_eq!(of(json!({"source": {"inline": "x"}, "limits": limits})), own);
         assert_eq!(of(json!({"cluster": "other", "limits": limits})), Own::default());
         assert_eq!(of(json!({"source": {"inline": "x"}})), Own::default());
         assert_eq!(of(json!(7)), Own::default());
+        let idempotent = Own { idempotent: true, ..Own::default() };
+        assert_eq!(of(json!({"source": {"inline": "x"}, "idempotent": true})), idempotent);
+    }
+
+    #[test]
+    fn packages_are_those_of_the_lock_or_else_those_asked_for() {
+        let of = |requirements: &[&str], locked: Option<&[&str]>| {
+            let mut value = json!({
+                "apiVersion": "openlambda.dev/v1alpha1", "kind": "Handler", "metadata": {"name": "h"},
+                "spec": {"source": {"inline": "x"}, "requirements": requirements},
+            });
+            if let Some(locked) = locked {
+                value["status"] = json!({"packages": {"requirements": "d", "locked": locked}});
+            }
+            let scope = Scope { cluster: "demo".into(), namespace: "n".into() };
+            own(&serde_json::from_value(value).unwrap(), &scope).1.packages
+        };
+        let locked = of(&["pandas"], Some(&["pandas==2.2.3", "numpy==2.2.1"]));
+        assert_eq!(locked, Some(packages::digest(["numpy-2.2.1", "pandas-2.2.3"])));
+        assert_eq!(of(&["pandas>=2"], Some(&["numpy==2.2.1", "pandas==2.2.3"])), locked);
+        let asked = of(&["pandas", "six"], None);
+        assert!(asked.is_some() && asked == of(&["six", "pandas"], Some(&[])) && asked != of(&["six"], None));
+        assert_eq!(of(&[], None), None);
     }
 }

@@ -1,16 +1,21 @@
 //! lard, the locality-aware balancer: it takes calls, chooses an agent for each, and passes the answer back.
 //!
 //! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
-//! route ([`route`]) → body ([`body`]) → admission ([`gate`]) → ranking ([`targets`]) → attempts ([`proxy`],
-//! [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer ([`reply`]). Agents are those of the
-//! configuration or of the Kubernetes API ([`kubernetes`]).
+//! connection ([`connection`]) → route ([`route`]) → body ([`body`], [`tail`]) → admission ([`gate`]) → ranking
+//! ([`targets`]) → attempts ([`proxy`], [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer
+//! ([`reply`], [`tunnel`]). Agents are those of the configuration or of the Kubernetes API ([`kubernetes`]). What they
+//! say of their load comes with their answers, or is asked for ([`report`], [`poll`]).
 //!
-//! Invariants: a call that may have reached a sandbox is never sent twice; what is counted in (connections, places in the queue) is counted out by a guard's drop, however the call ends.
+//! Invariants: a call that may have reached a sandbox is never sent twice, unless its verb is safe or its handler says
+//! that it may; what is counted in (connections, places in the queue) is counted out by a guard's drop, however the
+//! call ends.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent_stream;
 pub mod body;
+pub mod connection;
 pub mod gate;
 pub mod gateway;
 pub mod headers;
@@ -19,13 +24,17 @@ pub mod kubernetes;
 pub mod limits;
 pub mod metrics;
 pub mod moves;
+pub mod poll;
 pub mod proxy;
 pub mod reload;
 pub mod reply;
+pub mod report;
 pub mod route;
 pub mod server;
 pub mod settings;
+pub mod tail;
 pub mod targets;
+pub mod tunnel;
 pub mod upstream;
 pub mod view;
 

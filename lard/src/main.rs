@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use openlambda_config::{BalancerConfig, durations};
 use openlambda_lard::kubernetes::{self, Scope};
-use openlambda_lard::{Gateway, Settings, admin, reload, server};
+use openlambda_lard::{Gateway, Settings, admin, poll, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
 /// The locality-aware balancer of OpenLambda.
@@ -103,6 +103,7 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
         follow(kubernetes, &gateway, &readiness).await?;
     }
     tokio::spawn(reload::follow(config.clone(), Arc::clone(&gateway), kubernetes.is_none()));
+    tokio::spawn(poll::follow(Arc::clone(&gateway)));
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&gateway), drain.clone()));
     drop(starting);
     tracing::info!(%address, admin = %admin.address(), servers = config.servers.len(), policy = ?config.policy, "ready");

@@ -1,29 +1,29 @@
 //! One call: tried on the agents in their ranking's order until one answers.
 //!
-//! A call is sent on only if it was in no sandbox. An agent takes up a guarded call (any but GET, HEAD, OPTIONS)
-//! with `100 Continue`; a connection that dies before that, a refused connection, and an agent's own `draining` or
-//! `no_capacity` mean that it was not taken.
+//! A call is sent on only if it was in no sandbox, or may run twice: its verb is safe, or its handler says so. An agent
+//! takes up a guarded call (any other) with `100 Continue`; a connection that dies before that, a refused connection,
+//! and an agent's own `draining` or `no_capacity` mean that it was not taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{EXPECT, HeaderMap, HeaderValue};
+use hyper::header::{EXPECT, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use openlambda_api::{Component, ErrorBody, Reason};
 use openlambda_policy::balance::{Key, MoveReason, ServerId};
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::Replay;
 use crate::gate::Permit;
 use crate::gateway::Gateway;
 use crate::headers;
 use crate::reply::{Failure, Relay, Reply};
 use crate::settings::MAX_TRIES;
+use crate::tail::{Replay, Tail, Taken};
 use crate::targets::InFlight;
+use crate::tunnel::{Tunnel, Upgrade};
 use crate::upstream::{Connection, SendError, Upstream};
 
 /// The longest error of an agent that is read to learn its reason.
@@ -37,12 +37,18 @@ pub struct Call {
     pub packages: Option<u64>,
     /// The verb.
     pub method: Method,
+    /// Whether it may run twice whatever the verb is.
+    pub idempotent: bool,
     /// Path and query.
     pub uri: Uri,
     /// As the agent shall see them.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The body, or as much of it as is kept.
     pub body: Bytes,
+    /// The rest of it.
+    pub tail: Option<Arc<Tail>>,
+    /// What the client wants to do with its connection afterwards.
+    pub upgrade: Option<Upgrade>,
     /// The call's id.
     pub id: HeaderValue,
     /// Its time.
@@ -78,13 +84,30 @@ impl Call {
     }
 
     fn guarded(&self) -> bool {
-        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        // What cannot be sent twice anyhow is guarded whatever it is.
+        self.tail.is_some()
+            || !self.idempotent && !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    /// Whether it may be sent once more after this; `was_taken`: whether it may have been in a sandbox.
+    fn may_go_on(&self, error: &SendError, was_taken: bool) -> bool {
+        match error {
+            SendError::Connect { .. } => true,
+            SendError::Broken { unsent, .. } => {
+                let begun = self.tail.as_ref().is_some_and(|tail| tail.is_begun());
+                !begun && (*unsent || !self.guarded() || !was_taken)
+            }
+        }
     }
 
     /// The request, and the flag that tells whether the agent took the call.
-    fn request(&self) -> (Request<Replay>, Arc<AtomicBool>) {
-        let taken = Arc::new(AtomicBool::new(false));
-        let mut request = Request::new(Replay::new(self.body.clone(), self.guarded()));
+    fn request(&self) -> (Request<Replay>, Arc<Taken>) {
+        let taken = Arc::new(Taken::default());
+        let body = match &self.tail {
+            Some(tail) => Replay::with_tail(self.body.clone(), tail, &taken),
+            None => Replay::new(self.body.clone(), self.guarded()),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
@@ -93,7 +116,7 @@ impl Call {
             let taken = Arc::clone(&taken);
             hyper::ext::on_informational(&mut request, move |response| {
                 if response.status() == StatusCode::CONTINUE {
-                    taken.store(true, Ordering::Relaxed);
+                    taken.set();
                 }
             });
         }
@@ -167,24 +190,63 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
         return Attempt::Passed { reason: "connect", detail: "the agent is gone".into() };
     };
     let in_flight = InFlight::begin(&gateway.targets, server);
-    match send(gateway, call, server, &upstream).await {
-        Err(attempt) => attempt,
-        Ok((response, connection)) => {
-            let report = headers::load_report(response.headers());
-            gateway.targets.observe(server, report);
-            let (mut head, body) = response.into_parts();
-            let mut relay = Relay::new(body, connection, call.deadline, in_flight);
-            headers::to_client(&mut head.headers, &call.id);
-            if head.status != StatusCode::SERVICE_UNAVAILABLE {
-                relay.hold(permit.take());
-                return Attempt::Answered(Response::from_parts(head, Reply::Relay(Box::new(relay))));
-            }
-            match refusal(gateway, call, server, &upstream, relay).await {
-                Ok(body) => Attempt::Answered(Response::from_parts(head, Reply::text(body))),
-                Err(attempt) => attempt,
-            }
-        }
+    let (response, connection) = match send(gateway, call, server, &upstream).await {
+        Ok(answer) => answer,
+        Err(attempt) => return attempt,
+    };
+    hear(gateway, call, server, &upstream, &response);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return upgraded(call, &upstream, response, in_flight, permit);
     }
+    let (mut head, body) = response.into_parts();
+    headers::to_client(&mut head.headers, &call.id);
+    let mut relay = Relay::new(body, connection, call.deadline, in_flight);
+    if head.status != StatusCode::SERVICE_UNAVAILABLE {
+        relay.hold(permit.take());
+        return Attempt::Answered(Response::from_parts(head, Reply::Relay(Box::new(relay))));
+    }
+    match refusal(gateway, call, server, &upstream, relay).await {
+        Ok(body) => Attempt::Answered(Response::from_parts(head, Reply::text(body))),
+        Err(attempt) => attempt,
+    }
+}
+
+/// Takes in what an agent says with its answer: how loaded it is, and which packages the handler has.
+fn hear(
+    gateway: &Gateway,
+    call: &Call,
+    server: ServerId,
+    upstream: &Upstream,
+    response: &Response<Incoming>,
+) {
+    let report = headers::load_report(response.headers());
+    gateway.targets.observe(server, report.and_then(|value| upstream.report.read(value)));
+    let packages = headers::packages(response.headers());
+    // Only an answer of the handler says that it has none.
+    if packages.is_some() || response.status().is_success() {
+        gateway.limits.learn(&call.handler, packages);
+    }
+}
+
+/// The answer to a client whose connection is the handler's from now on.
+fn upgraded(
+    call: &Call,
+    upstream: &Upstream,
+    mut response: Response<Incoming>,
+    in_flight: InFlight,
+    permit: &mut Option<Permit>,
+) -> Attempt {
+    let Some(upgrade) = &call.upgrade else {
+        let message = format!("agent {} changes the protocol and nobody asked for it", upstream.name);
+        return Attempt::Failed(Failure::new(Reason::AgentUnreachable, message));
+    };
+    let tunnel = Tunnel::new(upgrade, &mut response, in_flight, permit.take());
+    let protocol = response.headers().get(UPGRADE).cloned();
+    headers::to_client(response.headers_mut(), &call.id);
+    upgrade.announce(response.headers_mut(), protocol);
+    let mut answer = response.map(|_| Reply::text(Bytes::new()));
+    answer.extensions_mut().insert(tunnel);
+    Attempt::Answered(answer)
 }
 
 /// Sends a call to one agent. A connection that was kept open may have been closed by the agent in the same moment:
@@ -199,41 +261,46 @@ async fn send(
     loop {
         let (request, taken) = call.request();
         let sent = timeout_at(call.deadline, upstream.send(request, fresh)).await;
-        let was_taken = !call.guarded() || taken.load(Ordering::Relaxed);
         let error = match sent {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error,
-            Err(_) => {
-                if !was_taken {
-                    gateway.targets.failed(server);
-                }
-                let message = format!(
-                    "agent {} did not answer within the {:?} that lard gives a call of this handler",
-                    upstream.name, call.time
-                );
-                return Err(Attempt::Failed(Failure::new(Reason::FunctionTimeout, message)));
-            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
         };
-        let reason = match &error {
-            SendError::Connect { .. } => "connect",
-            SendError::Broken { unsent, reused, .. } => {
-                let replayable = *unsent || !call.guarded() || !was_taken;
-                if !replayable {
-                    let message = format!("agent {} went away during the call: {error}", upstream.name);
-                    return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));
-                }
-                if *reused && !fresh && !error.is_silence() {
-                    fresh = true;
-                    continue;
-                }
-                "broken"
+        // It is the client that broke off.
+        if let Some(tail) = &call.tail
+            && let Some(error) = tail.refused().await
+        {
+            return Err(Attempt::Failed(Failure::of_body(&error)));
+        }
+        let was_taken = !call.guarded() || taken.is();
+        let Some(error) = error else {
+            if !was_taken {
+                gateway.targets.failed(server);
             }
+            return Err(Attempt::Failed(too_late(call, upstream)));
         };
+        if !call.may_go_on(&error, was_taken) {
+            let message = format!("agent {} went away during the call: {error}", upstream.name);
+            return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));
+        }
+        if error.is_of_reused() && !fresh {
+            fresh = true;
+            continue;
+        }
         gateway.targets.failed(server);
         // What else is open to it is most likely as dead: the next try shall not have to find that out.
         upstream.close_idle();
-        return Err(Attempt::Passed { reason, detail: format!("agent {}: {error}", upstream.name) });
+        let detail = format!("agent {}: {error}", upstream.name);
+        return Err(Attempt::Passed { reason: error.reason(), detail });
     }
+}
+
+fn too_late(call: &Call, upstream: &Upstream) -> Failure {
+    let message = format!(
+        "agent {} did not answer within the {:?} that lard gives a call of this handler",
+        upstream.name, call.time
+    );
+    Failure::new(Reason::FunctionTimeout, message)
 }
 
 /// Reads a 503 to its end: the agent's own refusal lets the call go on, anything else is the answer.

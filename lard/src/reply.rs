@@ -12,6 +12,8 @@ use hyper::{Response, StatusCode};
 use openlambda_api::{Component, ErrorBody, Reason};
 use tokio::time::{Instant, Sleep};
 
+use crate::body::BodyError;
+use crate::connection::Stream;
 use crate::gate::Permit;
 use crate::headers::X_REQUEST_ID;
 use crate::targets::InFlight;
@@ -35,6 +37,16 @@ impl Failure {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let retry_after = matches!(reason.status(), 429 | 503).then_some(Duration::from_secs(1));
         Self { reason, message: message.into(), retry_after, close: false }
+    }
+
+    /// Of a body that cannot be had.
+    pub fn of_body(error: &BodyError) -> Self {
+        let reason = match error {
+            BodyError::TooLarge(_) => Reason::PayloadTooLarge,
+            BodyError::TooSlow { .. } => Reason::RequestTimeout,
+            BodyError::Broken(_) => Reason::BadRequest,
+        };
+        Self { close: true, ..Self::new(reason, error.to_string()) }
     }
 
     /// The answer.
@@ -78,6 +90,13 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Keeps the client's connection from being taken for unused until it is through.
+    pub fn hold(&mut self, stream: Stream) {
+        if let Self::Relay(relay) = self {
+            relay._stream = Some(stream);
+        }
+    }
+
     /// One held in memory.
     pub fn text(bytes: impl Into<Bytes>) -> Self {
         Self::Text(Some(bytes.into()).filter(|b| !b.is_empty()))
@@ -94,12 +113,22 @@ pub struct Relay {
     sleep: Option<Pin<Box<Sleep>>>,
     _in_flight: InFlight,
     _permit: Option<Permit>,
+    _stream: Option<Stream>,
 }
 
 impl Relay {
     /// Holds what the call holds until the body is through.
     pub fn new(body: Incoming, connection: Connection, deadline: Instant, in_flight: InFlight) -> Self {
-        Self { body, connection, ended: false, deadline, sleep: None, _in_flight: in_flight, _permit: None }
+        Self {
+            body,
+            connection,
+            ended: false,
+            deadline,
+            sleep: None,
+            _in_flight: in_flight,
+            _permit: None,
+            _stream: None,
+        }
     }
 
     /// Holds the call's place under `MaxConn` too.

@@ -1,6 +1,5 @@
-//! The port for calls: connections in, answers out, an orderly end.
+//! The port for calls: it listens, accepts until the end, and answers each request.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,16 +8,14 @@ use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, Response, StatusCode, Version};
 use openlambda_api::{HandlerName, Reason};
 use openlambda_telemetry::Drain;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 
 use crate::body::{self, BodyError};
+use crate::connection;
 use crate::gate::{self, NotAdmitted};
 use crate::gateway::Gateway;
 use crate::headers::{self, X_REQUEST_ID};
@@ -26,11 +23,10 @@ use crate::metrics::Metrics;
 use crate::proxy::{self, Call};
 use crate::reply::{Failure, Reply};
 use crate::route::{Route, route};
+use crate::tunnel::Upgrade;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
-/// The longest head of a request; also the size of a connection's read buffer.
-const HEAD_LIMIT: usize = 64 << 10;
 /// How often unused connections to agents are looked through. A timer that is always this near also spares each call
 /// a system call: the runtime wakes itself whenever a timer (a client's, of seconds) becomes the first to fire.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -103,42 +99,13 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Drain) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                drain.spawn(connection(stream, peer, Arc::clone(&gateway), drain.clone()));
+                drain.spawn(connection::serve(stream, peer, Arc::clone(&gateway), drain.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-async fn connection(stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, drain: Drain) {
-    // Without it answers would wait for the client's acknowledgement; if it fails they do.
-    let _ = stream.set_nodelay(true);
-    let address = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
-        .unwrap_or(HeaderValue::from_static("unknown"));
-    let header_timeout = gateway.settings.header_timeout;
-    let service = service_fn(move |request| {
-        let (gateway, address) = (Arc::clone(&gateway), address.clone());
-        async move { Ok::<_, Infallible>(answer(&gateway, &address, request).await) }
-    });
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .max_buf_size(HEAD_LIMIT)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
@@ -156,10 +123,11 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming>) -> Response<Reply> {
+/// Answers a request.
+pub async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming>) -> Response<Reply> {
     let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
     let mut counted = Counted { metrics: &gateway.metrics, start: std::time::Instant::now(), code: gone };
-    let id = headers::request_id(request.headers());
+    let (id, version) = (headers::request_id(request.headers()), request.version());
     let answered = match route(request.uri().path()) {
         Route::Status => Ok(status(&id)),
         Route::Call(handler) => call(gateway, peer, &id, handler, request).await,
@@ -178,7 +146,11 @@ async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming
         failure.response(&id)
     });
     counted.code = response.status();
-    if gateway.leaving.load(Ordering::Relaxed) {
+    // An HTTP/2 connection has its own way to say so.
+    if version < Version::HTTP_2
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        && gateway.leaving.load(Ordering::Relaxed)
+    {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -196,8 +168,9 @@ async fn call(
     peer: &HeaderValue,
     id: &HeaderValue,
     handler: HandlerName,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Failure> {
+    let upgrade = Upgrade::of(&mut request);
     let (mut head, mut incoming) = request.into_parts();
     let own = gateway.limits.of(handler.as_str());
     let limit = own.request.unwrap_or(gateway.settings.request_limit);
@@ -206,10 +179,10 @@ async fn call(
         if !head.headers.contains_key(EXPECT) {
             body::discard(&mut incoming).await;
         }
-        return Err(refuse_body(&BodyError::TooLarge(limit)));
+        return Err(Failure::of_body(&BodyError::TooLarge(limit)));
     }
-    let body =
-        body::collect(incoming, limit, &gateway.settings).await.map_err(|error| refuse_body(&error))?;
+    let body = body::gather(incoming, limit, &gateway.settings).await;
+    let body = body.map_err(|error| Failure::of_body(&error))?;
     // A handler with a time of its own has that on top: what the rest of it is for, waiting, it may need as well.
     let time = gateway.settings.timeout + own.timeout.unwrap_or_default();
     let arrived = Instant::now();
@@ -218,7 +191,11 @@ async fn call(
         gateway.metrics.rejections.with_label_values(&[gate::label(&error)]).inc();
         not_admitted(&error)
     })?;
+    headers::from_http2(&mut head.headers, &head.uri);
     headers::to_agent(&mut head.headers, id, peer);
+    if let Some(upgrade) = &upgrade {
+        upgrade.announce(&mut head.headers, None);
+    }
     let uri = match head.uri.path_and_query() {
         Some(path) if head.uri.authority().is_some() => path.as_str().parse().unwrap_or(head.uri),
         _ => head.uri,
@@ -226,25 +203,19 @@ async fn call(
     let call = Call {
         handler: handler.into(),
         packages: own.packages,
+        idempotent: own.idempotent,
         method: head.method,
         uri,
         headers: head.headers,
-        body,
+        body: body.data,
+        tail: body.tail,
+        upgrade,
         id: id.clone(),
         time,
         deadline,
         hold_until: deadline.min(arrived + gateway.settings.queue_timeout),
     };
     proxy::place(gateway, &call, permit).await
-}
-
-fn refuse_body(error: &BodyError) -> Failure {
-    let reason = match error {
-        BodyError::TooLarge(_) => Reason::PayloadTooLarge,
-        BodyError::TooSlow { .. } => Reason::RequestTimeout,
-        BodyError::Broken(_) => Reason::BadRequest,
-    };
-    Failure { close: true, ..Failure::new(reason, error.to_string()) }
 }
 
 fn not_admitted(error: &NotAdmitted) -> Failure {

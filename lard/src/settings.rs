@@ -21,10 +21,18 @@ pub struct Settings {
     pub body_pause: Duration,
     /// How long a client may take for a body in all.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub unread_timeout: Duration,
+    /// What is kept of a body to be sent again; the rest is passed on as it comes.
+    pub replay_limit: usize,
+    /// How long nothing may pass on a connection that was upgraded.
+    pub upgraded_idle: Duration,
     /// How long an agent may take to accept a connection.
     pub connect_timeout: Duration,
     /// How long an unused connection to an agent is kept.
     pub idle_timeout: Duration,
+    /// An agent that has said nothing for so long is asked.
+    pub poll_every: Duration,
     /// Calls in flight in all (`MaxConn`).
     pub max_conn: Option<usize>,
     /// Calls in flight to one agent that has no limit of its own (`MaxConnPerServer`).
@@ -61,9 +69,13 @@ impl From<&BalancerConfig> for Settings {
             header_timeout: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
             body_timeout: Duration::from_secs(120),
+            unread_timeout: Duration::from_secs(30),
+            replay_limit: 1 << 20,
+            upgraded_idle: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(1),
             // Agents close theirs after 10 s: one that is younger is not closed while a call is on its way.
             idle_timeout: Duration::from_secs(8),
+            poll_every: Duration::from_secs(2),
             max_conn: config.max_conn.and_then(|n| usize::try_from(n).ok()),
             max_conn_per_agent: config.max_conn_per_server.and_then(|n| usize::try_from(n).ok()),
             queue_length: usize::try_from(config.queue_length).unwrap_or(usize::MAX),

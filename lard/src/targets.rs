@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use openlambda_api::LoadReport;
 use openlambda_config::{BalancerConfig, LoadFormula as Formula, PolicyName, Server};
 use openlambda_policy::balance::{
     Balance, Choice, Fleet, Key, Known, Label, MoveReason, PolicyKind, Ranking, Report, Server as Ranked,
-    ServerId, Settings as PolicySettings,
+    ServerId, ServerState, Settings as PolicySettings,
 };
 use openlambda_policy::load::LoadFormula;
 use parking_lot::{Mutex, RwLock};
@@ -122,15 +121,26 @@ impl Targets {
         self.upstreams.read().clone()
     }
 
+    /// Agents that have said nothing for this long, or never, with the addresses of their admin ports.
+    pub fn silent(&self, span: Duration) -> Vec<(ServerId, (String, u16))> {
+        let now = self.now();
+        let upstreams = self.upstreams.read();
+        let is_silent = |state: &&ServerState| {
+            state.report.as_ref().is_none_or(|(_, at)| now.saturating_sub(*at) >= span)
+        };
+        self.look(|policy, _, _| {
+            let silent = policy.fleet().states().iter().filter(is_silent);
+            silent.filter_map(|s| Some((s.server.id, upstreams.get(&s.server.id)?.admin()?))).collect()
+        })
+    }
+
+    /// An agent said how loaded it is, but answered no call.
+    pub fn hear(&self, server: ServerId, report: Report) {
+        self.chosen.lock().policy.hear(server, report, self.now());
+    }
+
     /// An agent answered.
-    pub fn observe(&self, server: ServerId, report: Option<LoadReport>) {
-        let report = report.map(|r| Report {
-            cpu: r.cpu,
-            memory: r.memory,
-            inflight: u32::try_from(r.inflight).unwrap_or(u32::MAX),
-            costs: None,
-            zygotes: None,
-        });
+    pub fn observe(&self, server: ServerId, report: Option<Report>) {
         self.chosen.lock().policy.observe(server, report, self.now());
     }
 

@@ -8,12 +8,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-use crate::body::Replay;
+use crate::agent_stream::AgentStream;
+use crate::report::Latest;
+use crate::tail::Replay;
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
@@ -48,8 +49,21 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// The metrics' word for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::Broken { .. } => "broken",
+        }
+    }
+
+    /// Whether the agent may just have closed a connection that was kept open, and is well otherwise.
+    pub fn is_of_reused(&self) -> bool {
+        matches!(self, Self::Broken { reused: true, .. }) && !self.is_silence()
+    }
+
     /// Whether the agent's machine does not answer: another connection to it would fare no better.
-    pub fn is_silence(&self) -> bool {
+    fn is_silence(&self) -> bool {
         let Self::Broken { source, .. } = self else { return true };
         let mut cause = std::error::Error::source(source);
         while let Some(error) = cause {
@@ -77,6 +91,9 @@ pub struct Upstream {
     pub name: String,
     host: String,
     port: u16,
+    admin_port: Option<u16>,
+    /// What it said of itself.
+    pub report: Latest,
     /// Stands in for a `Host` that the client did not send.
     host_header: HeaderValue,
     connect_timeout: Duration,
@@ -95,6 +112,8 @@ impl Upstream {
             name: server.name.clone(),
             host: server.host.clone(),
             port: server.port,
+            admin_port: server.admin_port,
+            report: Latest::default(),
             host_header: HeaderValue::from_static("agent"),
             connect_timeout,
             idle_timeout,
@@ -108,7 +127,14 @@ impl Upstream {
 
     /// Whether this is that agent.
     pub fn is(&self, server: &openlambda_config::Server) -> bool {
-        self.name == server.name && self.host == server.host && self.port == server.port
+        self.name == server.name
+            && self.host == server.host
+            && (self.port, self.admin_port) == (server.port, server.admin_port)
+    }
+
+    /// Its admin port, if it is known.
+    pub fn admin(&self) -> Option<(String, u16)> {
+        self.admin_port.map(|port| (self.host.clone(), port))
     }
 
     /// `host:port`.
@@ -197,11 +223,11 @@ impl Upstream {
         };
         set_options(&stream).map_err(failed)?;
         let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
+            .handshake(AgentStream::new(stream))
             .await
             .map_err(|error| failed(io::Error::other(error)))?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 // Whoever waits for an answer learns it too, and decides.
                 tracing::debug!(%error, "connection to an agent ended");
             }

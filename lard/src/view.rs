@@ -144,7 +144,7 @@ fn server(state: &ServerState, load: f64, now: std::time::Duration) -> ServerVie
         cpu: report.map(|(report, _)| report.cpu),
         memory: report.map(|(report, _)| report.memory),
         report_age_ms: report.map(|(_, at)| millis(now.saturating_sub(*at))),
-        zygotes: zygotes.map(|all| all.iter().copied().map(hex).collect()),
+        zygotes: zygotes.map(|all| all.iter().map(|zygote| hex(zygote.set)).collect()),
         failures: state.backoff.failures(),
         set_aside_ms: millis(state.backoff.remaining(now)),
     }

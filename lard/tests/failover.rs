@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::Request;
+use openlambda_lard::limits::Own;
 use support::{Agent, Kind, Lard, config, dead, until};
 use tokio::sync::Semaphore;
 
@@ -59,6 +60,18 @@ async fn a_get_is_sent_again_whenever_it_fails() {
     let (lard, _bad, good) = behind(Kind::DiesAfter).await;
     assert_eq!(lard.get("/run/f").await.body, "good 0");
     assert_eq!(good.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_call_of_an_idempotent_handler_is_sent_again_even_if_it_was_taken() {
+    for body in [BODY, b"{}", b""] {
+        let (lard, bad, good) = behind(Kind::DiesAfter).await;
+        lard.gateway.limits.set("f".into(), Own { idempotent: true, ..Own::default() });
+        let answer = lard.post("/run/f", body).await;
+        assert_eq!((answer.status, answer.body), (200, format!("good {}", body.len())));
+        assert_eq!((bad.calls(), good.calls()), (1, 1));
+        assert_eq!(&good.last().body[..], body);
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use openlambda_api::LoadReport;
 use openlambda_config::{Size, WorkerConfig};
 use openlambda_policy::import_cache::{self as cache_policy, Mode};
 use openlambda_telemetry::{Drain, Readiness};
@@ -112,7 +113,9 @@ impl Agent {
         self.load.sample(move || {
             let waiting = this.functions.gates.waiting();
             this.metrics.sample(this.pool.counts(), waiting);
-            (u64::try_from(this.metrics.inflight.get()).unwrap_or(0), waiting as u64)
+            let inflight = u64::try_from(this.metrics.inflight.get()).unwrap_or(0);
+            let zygotes = this.import_cache.sets().map(|sets| sets.to_vec());
+            LoadReport { inflight, queued: waiting as u64, zygotes, ..LoadReport::default() }
         })
     }
 

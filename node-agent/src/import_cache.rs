@@ -23,11 +23,13 @@ mod imports;
 mod making;
 mod names;
 mod refill;
+mod sets;
 pub mod tree;
 mod view;
 
 pub use imports::{Imported, Imports};
 use names::Names;
+use sets::Sets;
 
 /// Between two looks at what is to be done, when nothing calls for one.
 const ROUND: Duration = Duration::from_secs(1);
@@ -71,6 +73,8 @@ struct State {
     policy: policy::ImportCache,
     names: Names,
     live: HashMap<NodeId, Node>,
+    /// The package sets of the handlers that were started lately.
+    sets: Sets,
     marked: BTreeMap<String, Mark>,
     /// Those of the given tree.
     pinned: Vec<PackageSet>,
@@ -159,6 +163,7 @@ impl ImportCache {
             policy: policy::ImportCache::new(settings),
             names: Names::default(),
             live: HashMap::new(),
+            sets: Sets::default(),
             marked: BTreeMap::new(),
             pinned: Vec::new(),
         };
@@ -184,6 +189,17 @@ impl ImportCache {
         self.changed.notify_one();
     }
 
+    /// The package sets that a sandbox finds imported, and what that saves; none if there are no Zygotes with packages here.
+    /// Worked out anew only when Zygotes have come or gone, or other sets are asked for.
+    pub fn sets(&self) -> Option<Arc<[openlambda_api::Zygote]>> {
+        if self.budget == 0 {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let State { policy, names, sets, .. } = &mut *state;
+        Some(sets.report(policy, names))
+    }
+
     /// The root Zygote has ended.
     pub fn root_is_gone(&self) {
         let former = self.state.lock().live.remove(&ROOT);
@@ -194,12 +210,15 @@ impl ImportCache {
     pub fn offer(self: &Arc<Self>, revision: &Revision) -> Option<Offer> {
         let now = self.now();
         let mut state = self.state.lock();
-        let State { policy, names, live, .. } = &mut *state;
+        let State { policy, names, live, sets, .. } = &mut *state;
         let choice = revision.imports.choose(revision, policy, names, now);
         let node = if live.contains_key(&choice.node) { choice.node } else { ROOT };
         let entry = live.get_mut(&node)?;
         policy.forked(node, now);
         entry.pace.count(now);
+        if let Some((set, _)) = revision.set.as_ref().filter(|_| choice.known) {
+            sets.started(*set, choice.wish());
+        }
         let holds = |package: &PackageId| entry.packages.binary_search(package).is_ok();
         let wish = choice.imports();
         // As long as it is not known what it imports, what others with its packages import is taken for that.

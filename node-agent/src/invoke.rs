@@ -22,7 +22,7 @@ use crate::inflight::{Ended, InFlight};
 use crate::metrics::StartKind;
 use crate::outcome::{self, Timing};
 use crate::pool::Lease;
-use crate::reply::{Answer, Failure, RequestId, TIMEOUT};
+use crate::reply::{Answer, Failure, PACKAGES, RequestId, TIMEOUT};
 use crate::revision::Revision;
 use crate::room;
 use crate::shared::{Busy, Job};
@@ -153,7 +153,11 @@ impl Visit<'_> {
                 Ok((end, exit)) => {
                     compile::want(agent, &function, &revision);
                     let who = (&*function, &*revision);
-                    return Ok(outcome::answer(agent, who, self.id, (end, exit), timing, deadline));
+                    let mut answer = outcome::answer(agent, who, self.id, (end, exit), timing, deadline);
+                    if let Some((_, digest)) = &revision.set {
+                        answer.headers_mut().insert(PACKAGES, digest.clone());
+                    }
+                    return Ok(answer);
                 }
             }
         }

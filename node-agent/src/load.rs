@@ -47,10 +47,10 @@ impl Load {
         self.latest.read().idle
     }
 
-    /// Starts sampling. `own` gives the worker's calls: all that run or wait, and those that wait.
+    /// Starts sampling. `own` gives what the worker says of itself; the machine's part is filled in.
     pub fn sample(
         self: &Arc<Self>,
-        own: impl Fn() -> (u64, u64) + Send + 'static,
+        own: impl Fn() -> LoadReport + Send + 'static,
     ) -> std::io::Result<Sampler> {
         let (stop, stopped) = mpsc::channel();
         let this = Arc::clone(self);
@@ -66,9 +66,9 @@ impl Load {
         Ok(Sampler { _stop: stop })
     }
 
-    fn publish(&self, idle: f64, (inflight, queued): (u64, u64)) {
+    fn publish(&self, idle: f64, own: LoadReport) {
         let memory = Memory::now().map_or(0.0, |memory| memory.used());
-        let report = LoadReport { cpu: 1.0 - idle, memory, inflight, queued };
+        let report = LoadReport { cpu: 1.0 - idle, memory, ..own };
         if let Ok(header) = HeaderValue::from_str(&report.to_string()) {
             *self.latest.write() = Latest { header, idle };
         }
@@ -165,8 +165,10 @@ mod tests {
     fn the_header_is_a_load_report() {
         let load = Load::default();
         assert_eq!(load.header().to_str().unwrap().parse(), Ok(LoadReport::default()));
-        load.publish(0.25, (3, 1));
+        let zygotes = Some(vec![openlambda_api::Zygote { set: 7, import_ms: 80 }]);
+        let own = LoadReport { inflight: 3, queued: 1, zygotes, ..LoadReport::default() };
+        load.publish(0.25, own.clone());
         let report: LoadReport = load.header().to_str().unwrap().parse().unwrap();
-        assert_eq!((report.cpu, report.inflight, report.queued), (0.75, 3, 1));
+        assert_eq!(report, LoadReport { cpu: 0.75, memory: report.memory, ..own });
     }
 }

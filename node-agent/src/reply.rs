@@ -15,6 +15,8 @@ pub type Answer = Response<Full<Bytes>>;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
 /// `X-Timeout`.
 pub const TIMEOUT: HeaderName = HeaderName::from_static(headers::TIMEOUT);
+/// The digest of the handler's packages.
+pub const PACKAGES: HeaderName = HeaderName::from_static(headers::PACKAGES);
 const LOAD_METRICS: HeaderName = HeaderName::from_static(headers::LOAD_METRICS);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use openlambda_api::handler::DEFAULT_ENTRYPOINT;
+use openlambda_api::packages;
 use openlambda_config::WorkerConfig;
 use openlambda_sandbox::Limits;
 
@@ -94,6 +96,8 @@ pub struct Revision {
     pub settings: Settings,
     /// The packages that it imports from.
     pub packages: PackageSet,
+    /// Their digest, if there are any: as a number, and as lard reads it off an answer.
+    pub set: Option<(u64, HeaderValue)>,
     /// What it imports, and where it may be forked from.
     pub imports: Imports,
     /// Who may run.
@@ -121,8 +125,8 @@ impl Revision {
             _ => gates.make(width),
         };
         let load = load_meta(name, &settings, &packages);
-        let imports = Imports::default();
-        Arc::new(Self { bundle, settings, packages, imports, gate, births: Births::new(), load })
+        let (set, imports, births) = (digest(&packages), Imports::default(), Births::new());
+        Arc::new(Self { bundle, settings, packages, set, imports, gate, births, load })
     }
 
     /// Appends the meta of a load frame.
@@ -133,6 +137,12 @@ impl Revision {
             out.extend_from_slice(b",\"observe\":true}");
         }
     }
+}
+
+fn digest(packages: &PackageSet) -> Option<(u64, HeaderValue)> {
+    let digest = packages::digest(packages.iter().map(|package| &*package.folder));
+    let text = HeaderValue::from_str(&packages::text(digest)).ok()?;
+    (!packages.is_empty()).then_some((digest, text))
 }
 
 fn load_meta(name: &str, settings: &Settings, packages: &PackageSet) -> Vec<u8> {
@@ -192,6 +202,8 @@ pub mod tests {
             })
         };
         let packages = PackageSet::from([package("a-1.0"), package("b-2")]);
+        assert_eq!(digest(&packages).map(|set| set.0), packages::of_lock(&["b==2", "a==1.0"]));
+        assert_eq!(digest(&PackageSet::from([])), None);
         let meta: Value = serde_json::from_slice(&load_meta("h", &settings, &packages)).unwrap();
         let want = json!({
             "handler": "h", "entrypoint": "app.main", "env": {"A": "\"1\"\n", "B": "ä"}, "packages": ["a-1.0", "b-2"],

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use axum::routing::get;
 use axum::{Json, Router};
 use openlambda_api::AgentState;
+use openlambda_api::load::LOAD_PATH;
 use openlambda_api::state::STATE_PATH;
 use openlambda_config::{Base as ConfigBase, WorkerConfig};
 use openlambda_sandbox::{Base, Host, HostConfig, Nursery};
@@ -179,9 +180,10 @@ async fn serve(
 
 /// The paths of the admin port.
 fn router(registry: Registry, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Report>) -> Router {
-    let (state, report) = (Arc::clone(agent), Arc::clone(report));
+    let (state, load, report) = (Arc::clone(agent), Arc::clone(agent), Arc::clone(report));
     let router = admin::router(registry, agent.readiness.clone())
-        .route("/debug/state", get(async move || Json(state.state())));
+        .route("/debug/state", get(async move || Json(state.state())))
+        .route(LOAD_PATH, get(async move || load.load.header().to_str().unwrap_or_default().to_owned()));
     match mode {
         Mode::Directory => router,
         Mode::Kubernetes { .. } => {

@@ -2,6 +2,8 @@
 //!
 //! Each test has its own cluster of real processes, and ends by checking that nothing of it is left.
 
+#[path = "local/affinity.rs"]
+mod affinity;
 #[path = "local/bad_handlers.rs"]
 mod bad_handlers;
 #[path = "local/bad_requests.rs"]

@@ -11,6 +11,7 @@ mod kubernetes;
 mod lard;
 mod machine;
 mod operator;
+mod overhead;
 mod report;
 mod stats;
 mod subject;
@@ -65,6 +66,8 @@ enum What {
         #[arg(long, default_value_t = 500)]
         handlers: u32,
     },
+    /// What lard adds to a warm call, against haproxy and nginx where they are in PATH
+    Overhead,
     /// The balancing policies, simulated
     Lard(lard::Args),
 }
@@ -92,6 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Lard(_) => bail!("the simulation measures nothing"),
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
+        What::Overhead => overhead::run(&bench)?,
         What::Apply => apply::run(&bench)?,
         What::Burst => burst::run(&bench)?,
         What::Operator => operator::run(&bench)?,

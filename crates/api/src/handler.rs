@@ -78,6 +78,10 @@ pub struct HandlerSpec {
     /// Whether an instance serves more than one call.
     #[serde(default)]
     pub reuse: Reuse,
+    /// Whether a call may run twice: then lard sends it to another agent when the one that had it dies. Without it only GET, HEAD and
+    /// OPTIONS are sent again once they may have run.
+    #[serde(default)]
+    pub idempotent: bool,
 }
 
 fn default_entrypoint() -> String {

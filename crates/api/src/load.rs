@@ -1,11 +1,21 @@
 //! An agent's load, as it rides on every response: ORCA's `TEXT` form,
-//! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`.
+//! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`. Zygotes ride along as
+//! `named_metrics.zygotes=N` and `named_metrics.z.DIGEST=MILLIS`, one for each of the N package sets that they have.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::packages;
+
+/// Where an agent's admin port says the same, for who gets no response of it: the value of the header as text.
+pub const LOAD_PATH: &str = "/debug/load";
+/// At most so many package sets are in a report.
+pub const MAX_ZYGOTES: usize = 32;
+/// What the metric of a package set begins with.
+const ZYGOTE: &str = "named_metrics.z.";
+
 /// What an agent says of itself. Utilizations are fractions of what the agent may use, 0 to 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadReport {
     /// CPU in use, 0 to 1 of all CPUs.
     pub cpu: f64,
@@ -15,6 +25,17 @@ pub struct LoadReport {
     pub inflight: u64,
     /// Of these, calls that wait.
     pub queued: u64,
+    /// The package sets that a sandbox finds imported there, at most [`MAX_ZYGOTES`]; none if it does not say.
+    pub zygotes: Option<Vec<Zygote>>,
+}
+
+/// A package set that some Zygote has imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zygote {
+    /// The [digest](packages::digest) of the set.
+    pub set: u64,
+    /// How long the import takes that it saves.
+    pub import_ms: u32,
 }
 
 /// Why a text is no load report.
@@ -28,7 +49,11 @@ impl fmt::Display for LoadReport {
             f,
             "TEXT cpu_utilization={:.3}, mem_utilization={:.3}, named_metrics.inflight={}, named_metrics.queued={}",
             self.cpu, self.memory, self.inflight, self.queued
-        )
+        )?;
+        let Some(zygotes) = &self.zygotes else { return Ok(()) };
+        let zygotes = &zygotes[..zygotes.len().min(MAX_ZYGOTES)];
+        write!(f, ", named_metrics.zygotes={}", zygotes.len())?;
+        zygotes.iter().try_for_each(|one| write!(f, ", {ZYGOTE}{:016x}={}", one.set, one.import_ms))
     }
 }
 
@@ -57,7 +82,15 @@ impl FromStr for LoadReport {
                 "mem_utilization" => report.memory = number.min(1.0),
                 "named_metrics.inflight" => report.inflight = number as u64,
                 "named_metrics.queued" => report.queued = number as u64,
-                _ => {}
+                "named_metrics.zygotes" => drop(report.zygotes.get_or_insert_default()),
+                other => {
+                    let set = other.strip_prefix(ZYGOTE).and_then(packages::parse);
+                    let Some(set) = set else { continue };
+                    let zygotes = report.zygotes.get_or_insert_default();
+                    if zygotes.len() < MAX_ZYGOTES {
+                        zygotes.push(Zygote { set, import_ms: number as u32 });
+                    }
+                }
             }
         }
         Ok(report)
@@ -70,10 +103,23 @@ mod tests {
 
     #[test]
     fn round_trip_and_foreign_fields() {
-        let report = LoadReport { cpu: 0.25, memory: 0.5, inflight: 3, queued: 1 };
+        let report = LoadReport { cpu: 0.25, memory: 0.5, inflight: 3, queued: 1, zygotes: None };
         assert_eq!(report.to_string().parse(), Ok(report));
         let foreign = "TEXT cpu_utilization=1.7,rps_fractional=10, named_metrics.queued=2";
         assert_eq!(foreign.parse(), Ok(LoadReport { cpu: 1.0, queued: 2, ..LoadReport::default() }));
+    }
+
+    #[test]
+    fn zygotes_ride_along_and_having_none_is_not_saying_nothing() {
+        let zygotes = (0..40).map(|set| Zygote { set, import_ms: 80 }).collect::<Vec<_>>();
+        for count in [0, 2, MAX_ZYGOTES] {
+            let report = LoadReport { zygotes: Some(zygotes[..count].to_vec()), ..LoadReport::default() };
+            assert_eq!(report.to_string().parse(), Ok(report));
+        }
+        let text = LoadReport { zygotes: Some(zygotes), ..LoadReport::default() }.to_string();
+        assert!(text.ends_with(", named_metrics.z.000000000000001f=80"), "{text}");
+        let more = format!("{text}, named_metrics.z.ffffffffffffffff=1, named_metrics.z.other=2");
+        assert_eq!(more.parse::<LoadReport>(), text.parse());
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct Server {
     pub host: String,
     /// `Port`.
     pub port: u16,
+    /// `AdminPort`: where it says how loaded it is when it gets no calls. Default: `Port` and 1000, as a worker has it.
+    pub admin_port: Option<u16>,
     /// `MaxConn`: calls in flight at most; none means no limit.
     pub max_conn: Option<u32>,
 }
@@ -150,12 +152,21 @@ impl BalancerConfig {
 
     /// The URL under which this machine reaches lard.
     pub fn local_url(&self) -> String {
+        self.url(self.port)
+    }
+
+    /// The same of its admin port.
+    pub fn admin_url(&self) -> String {
+        self.url(self.admin_port)
+    }
+
+    fn url(&self, port: u16) -> String {
         let host = match self.host.parse() {
             Ok(ip) => crate::worker::reachable(ip).to_string(),
             Err(_) => self.host.clone(),
         };
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        format!("http://{host}:{}", self.port)
+        format!("http://{host}:{port}")
     }
 }
 
@@ -243,6 +254,7 @@ fn server(section: &mut Section<'_>, max_conn: Option<u32>) -> Server {
     let port = section.read("Port", 0, values::port);
     Server {
         name: section.optional("Name", values::word).unwrap_or_else(|| format!("{host}:{port}")),
+        admin_port: section.optional("AdminPort", values::port).or_else(|| port.checked_add(1000)),
         host,
         port,
         max_conn: section.read("MaxConn", max_conn, values::connections),
@@ -281,12 +293,16 @@ mod tests {
         });
         let config = load(&value).unwrap();
         assert_eq!(config.max_conn, Some(8));
-        assert_eq!(config.local_url(), "http://127.0.0.1:80");
-        assert_eq!(config.load_formula, LoadFormula::DominantResourceConnections);
         assert_eq!(
-            config.servers[1],
-            Server { name: "w2".into(), host: "h".into(), port: 2, max_conn: Some(4) }
+            (config.local_url(), config.admin_url()),
+            ("http://127.0.0.1:80".into(), "http://127.0.0.1:1080".into())
         );
+        assert_eq!(config.load_formula, LoadFormula::DominantResourceConnections);
+        let (name, host) = ("w2".into(), "h".into());
+        let want = Server { name, host, port: 2, admin_port: Some(1002), max_conn: Some(4) };
+        assert_eq!(config.servers[1], want);
+        value["Servers"][1]["AdminPort"] = json!("7");
+        assert_eq!(load(&value).unwrap().servers[1].admin_port, Some(7));
         value["Servers"][0]["MaxConn"] = json!(-1);
         assert_eq!(load(&value).unwrap().max_conn, None);
         value["MaxConn"] = json!(3);

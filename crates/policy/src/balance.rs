@@ -91,8 +91,17 @@ pub struct Report {
     pub inflight: u32,
     /// What a call waits for and what it costs there, if it says so.
     pub costs: Option<Costs>,
-    /// The digests of the package sets that it has a Zygote for; `None` if it does not say.
-    pub zygotes: Option<Arc<[u64]>>,
+    /// The package sets that it has a Zygote for; `None` if it does not say.
+    pub zygotes: Option<Arc<[Zygote]>>,
+}
+
+/// A package set that some Zygote of a server has imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zygote {
+    /// The digest of the set.
+    pub set: u64,
+    /// What its import costs where there is no such Zygote.
+    pub import: Time,
 }
 
 /// What calls cost at a server.
@@ -213,6 +222,11 @@ pub trait Balance: Send {
     /// A server replied: it is no longer set aside. `report` is what it said of its load.
     fn observe(&mut self, server: ServerId, report: Option<Report>, now: Time) {
         self.known_mut().fleet.observe(server, report, now);
+    }
+
+    /// A server said how loaded it is, but not with a reply to a call: whether it takes calls is not known from that.
+    fn hear(&mut self, server: ServerId, report: Report, now: Time) {
+        self.known_mut().fleet.hear(server, report, now);
     }
 
     /// A server could not be reached, broke off, or wants no calls: set it aside.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod process;
+
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -50,6 +52,10 @@ pub struct Log {
 pub enum Kind {
     /// Answers with its name.
     Good(&'static str),
+    /// Answers with its name, and with these headers.
+    Saying(&'static str, Vec<(&'static str, String)>),
+    /// Answers with what is in there: an admin port that tells the load.
+    Telling(Arc<Mutex<String>>),
     /// As an agent: does not take the body, answers 503 with this reason.
     Refusing(&'static str),
     /// Answers 503 as a handler's own.
@@ -126,6 +132,14 @@ async fn answer(
     log.seen.lock().push(Seen { method: head.method, target, headers: head.headers, body: body.clone() });
     let response = match kind {
         Kind::Good(name) => reply(StatusCode::OK, format!("{name} {}", body.len())),
+        Kind::Saying(name, headers) => {
+            let mut answer = reply(StatusCode::OK, format!("{name} {}", body.len()));
+            for (name, value) in headers {
+                answer.headers_mut().insert(name, value.parse().unwrap());
+            }
+            answer
+        }
+        Kind::Telling(text) => Response::new(Full::from(text.lock().clone())),
         Kind::OwnError => reply(StatusCode::SERVICE_UNAVAILABLE, r#"{"reason":"draining"}"#.into()),
         Kind::Slow(permits) => {
             let mut abandoned = Abandoned(Some(&log));

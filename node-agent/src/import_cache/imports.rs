@@ -46,6 +46,11 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// What the revision may and does import.
+    pub fn wish(&self) -> &Arc<Wish> {
+        &self.wish
+    }
+
     /// What the revision imports; as long as that is not known, all that it may.
     pub fn imports(&self) -> &[PackageId] {
         self.wish.imports()

@@ -131,15 +131,16 @@ impl Store {
     /// Opens the store at `root`, and removes what workers that were killed have left of jobs, whose folders belong to `user`, and
     /// what another Python than `python` has left.
     pub fn open(root: PathBuf, budget: u64, user: u32, python: &str) -> io::Result<Self> {
+        fs::create_dir_all(root.join(WORK))?;
+        let sweeping = File::create(root.join(WORK).join("lock"))?;
+        // One worker at a time makes or removes folders here, so none is removed between its making and its locking.
+        flock(&sweeping, FlockOperation::LockExclusive)?;
         for name in [INSTALLED, ABOUT, LOCKS, WORK, RESOLVED] {
             let path = root.join(name);
             fs::create_dir_all(&path)?;
             let mode = if name == INSTALLED { 0o755 } else { 0o700 };
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         }
-        let sweeping = File::create(root.join(WORK).join("lock"))?;
-        // One worker at a time makes or removes such folders, so none is removed between its making and its locking.
-        flock(&sweeping, FlockOperation::LockExclusive)?;
         sweep(&root.join(WORK))?;
         let work = free_folder(&root.join(WORK))?;
         let lock = File::create(work.join("lock"))?;
@@ -577,6 +578,18 @@ mod tests {
         drop(store);
         open(root.path(), u64::MAX);
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn workers_that_start_at_once_share_a_new_store() {
+        for _ in 0..50 {
+            let root = tempfile::tempdir().unwrap();
+            let stores = std::thread::scope(|scope| {
+                let opening: Vec<_> = (0..4).map(|_| scope.spawn(|| open(root.path(), u64::MAX))).collect();
+                opening.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(stores.len(), 4);
+        }
     }
 
     #[test]

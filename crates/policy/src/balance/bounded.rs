@@ -37,7 +37,8 @@ impl Balance for BoundedLoads {
     fn rank(&mut self, key: &Key<'_>, now: Time) -> Ranking {
         let fleet = &self.known.fleet;
         let hash = key.handler_hash();
-        let calls: Vec<f64> = fleet.states().iter().map(|s| f64::from(s.calls(now)) / s.share(now)).collect();
+        let shares = fleet.states().iter().map(|state| state.share(now));
+        let calls: Vec<f64> = fleet.calls(now).into_iter().zip(shares).map(|(n, share)| n / share).collect();
         // With the call that is to be placed.
         let total = calls.iter().sum::<f64>() + 1.0;
         let cap = (self.settings.bound * total / calls.len().max(1) as f64).ceil();

@@ -1,7 +1,8 @@
 //! The cheapest server: where waiting for a place and starting an instance together take the least time.
 //!
 //! - A handler starts for nothing where it ran lately (its homes), for the price of a fork where a Zygote has its
-//!   packages, and for the price of an import elsewhere. The prices are those that the servers report.
+//!   packages, and for the price of an import elsewhere. The prices are those that the servers report; that of the
+//!   import of a set is known as soon as one server has it.
 //! - The wait follows from the calls that a server has, the calls that it serves at once, and how long one takes.
 //! - A start is dearer than the time that it takes, for it takes something from others: see [`IMPORT`] and [`BUSY`].
 //! - So a handler leaves its home when to wait there is expected to take longer than to start elsewhere: with dear
@@ -63,6 +64,8 @@ struct Question<'a> {
     packages_homes: &'a [(ServerId, Time)],
     /// For servers that do not say what calls cost.
     usual: Costs,
+    /// What the import of these packages costs, if a server says so that has them.
+    import: Option<Time>,
 }
 
 impl Question<'_> {
@@ -82,9 +85,9 @@ impl Question<'_> {
     }
 
     /// How long a call would take to begin at a server.
-    fn price(&self, state: &ServerState) -> Time {
+    fn price(&self, state: &ServerState, calls: f64) -> Time {
         let costs = state.costs().unwrap_or(self.usual);
-        let calls = f64::from(state.calls(self.now)) / state.share(self.now);
+        let calls = calls / state.share(self.now);
         let slots = f64::from(costs.slots.max(1));
         let before = (calls + 1.0 - slots).max(0.0);
         let wait = costs.call.mul_f64(before / slots);
@@ -92,7 +95,7 @@ impl Question<'_> {
         wait + match self.start(state) {
             Start::Home => Time::ZERO,
             Start::Fork => costs.fork * fork,
-            Start::Import => costs.import * import,
+            Start::Import => self.import.unwrap_or(costs.import) * import,
         }
     }
 }
@@ -148,9 +151,11 @@ impl Balance for CostAware {
             handler_homes: of(handler),
             packages_homes: of(affinity),
             usual: usual(fleet),
+            import: key.packages.and_then(|packages| fleet.import(packages)),
         };
-        let order = fleet.sorted(|_, state| {
-            (state.fitness(now), question.price(state), Reverse(state.affinity(affinity)))
+        let calls = fleet.calls(now);
+        let order = fleet.sorted(|index, state| {
+            (state.fitness(now), question.price(state, calls[index]), Reverse(state.affinity(affinity)))
         });
         let candidates = fleet.ids(&order);
         let Some(&best) = candidates.first() else {

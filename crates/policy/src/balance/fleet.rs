@@ -97,7 +97,14 @@ impl ServerState {
     /// Whether it has a Zygote with these packages, if it says which it has.
     pub fn zygote(&self, packages: u64) -> Option<bool> {
         let (report, _) = self.report.as_ref()?;
-        Some(report.zygotes.as_ref()?.contains(&packages))
+        Some(report.zygotes.as_ref()?.iter().any(|zygote| zygote.set == packages))
+    }
+
+    /// What it says that the import of these packages costs.
+    fn import(&self, packages: u64) -> Option<Time> {
+        let (report, _) = self.report.as_ref()?;
+        let mut zygotes = report.zygotes.as_ref()?.iter();
+        zygotes.find(|zygote| zygote.set == packages).map(|zygote| zygote.import)
     }
 
     /// From [`FIRST_SHARE`] to 1: what it counts for while it is new.
@@ -188,6 +195,24 @@ impl Fleet {
         loads
     }
 
+    /// The calls of all servers. One that was never heard of is taken to have as many from others as the mean of those
+    /// that were: neither idle nor full.
+    pub fn calls(&self, now: Time) -> Vec<f64> {
+        let heard = || self.states.iter().filter(|state| state.report.is_some());
+        let foreign: f64 = heard().map(|state| f64::from(state.calls(now) - state.connections)).sum();
+        let mean = foreign / heard().count().max(1) as f64;
+        let calls = |state: &ServerState| match state.report {
+            Some(_) => f64::from(state.calls(now)),
+            None => f64::from(state.connections) + mean,
+        };
+        self.states.iter().map(calls).collect()
+    }
+
+    /// What the import of these packages costs: the most that a server says which has them.
+    pub(super) fn import(&self, packages: u64) -> Option<Time> {
+        self.states.iter().filter_map(|state| state.import(packages)).max()
+    }
+
     pub(super) fn set(&mut self, servers: Vec<Server>, now: Time) {
         let mut old = std::mem::take(&mut self.states);
         let others = !old.is_empty();
@@ -223,6 +248,12 @@ impl Fleet {
         let Some(state) = self.get_mut(id) else { return };
         state.backoff.succeed();
         if let Some(report) = report {
+            self.hear(id, report, now);
+        }
+    }
+
+    pub(super) fn hear(&mut self, id: ServerId, report: Report, now: Time) {
+        if let Some(state) = self.get_mut(id) {
             let foreign = f64::from(report.inflight.saturating_sub(state.connections));
             let newest = if state.report.is_some() { SMOOTH } else { 1.0 };
             state.foreign += newest * (foreign - state.foreign);

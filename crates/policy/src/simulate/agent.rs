@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scenario;
-use crate::balance::{Costs, Report};
+use crate::balance::{Costs, Report, Zygote};
 
 /// How much a new value counts in a mean.
 const NEW: f64 = 0.05;
@@ -133,7 +133,9 @@ impl Agent {
                 fork: time(self.fork),
                 import: time(self.import),
             }),
-            zygotes: Some(Arc::clone(&self.digests)),
+            zygotes: Some(
+                self.digests.iter().map(|set| Zygote { set: *set, import: time(self.import) }).collect(),
+            ),
         }
     }
 

@@ -74,7 +74,7 @@ fn some(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     (!map.is_empty()).then(|| map.clone())
 }
 
-/// Calls from lard only; the admin port for the operator and for who gathers metrics.
+/// Calls from lard only; the admin port for lard, which asks it for the load, the operator, and who gathers metrics.
 pub(super) fn agent_policy(cluster: &ValidCluster, settings: &Settings) -> NetworkPolicy {
     let port = |number: u16| NetworkPolicyPort {
         port: Some(IntOrString::Int(number.into())),
@@ -102,7 +102,7 @@ pub(super) fn agent_policy(cluster: &ValidCluster, settings: &Settings) -> Netwo
             ingress: Some(vec![
                 NetworkPolicyIngressRule {
                     from: Some(vec![lard]),
-                    ports: Some(vec![port(labels::HTTP_PORT)]),
+                    ports: Some(vec![port(labels::HTTP_PORT), port(labels::ADMIN_PORT)]),
                 },
                 NetworkPolicyIngressRule {
                     from: Some(vec![operator, scrape]),

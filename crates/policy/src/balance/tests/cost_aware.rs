@@ -4,10 +4,15 @@ use super::*;
 
 const PACKAGES: u64 = 77;
 
-fn costs(zygotes: &[u64]) -> Report {
+/// Zygotes that save an import of so many ms each.
+fn zygotes(sets: &[u64], import: u64) -> Option<std::sync::Arc<[Zygote]>> {
+    Some(sets.iter().map(|set| Zygote { set: *set, import: Time::from_millis(import) }).collect())
+}
+
+fn costs(sets: &[u64]) -> Report {
     let ms = Time::from_millis;
     let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100) };
-    Report { costs: Some(costs), zygotes: Some(zygotes.into()), ..Report::default() }
+    Report { costs: Some(costs), zygotes: zygotes(sets, 100), ..Report::default() }
 }
 
 /// Three servers with 2 slots, 20 ms a call, 3 ms a fork, 100 ms an import; only 1 has a Zygote with f's packages.
@@ -113,4 +118,42 @@ fn servers_that_say_no_prices_are_taken_for_the_mean() {
     assert_eq!(first(&mut policy, "f"), (home, Choice::Kept));
     set_calls(&mut policy, &if home == 0 { [2, 1] } else { [1, 2] });
     assert_eq!(first(&mut policy, "f"), (1 - home, Choice::Moved(MoveReason::Wait)));
+}
+
+/// Server 1 has the packages and a queue: with 2 slots and 20 ms a call its 22 calls before this one wait 210 ms, and a
+/// fork there counts four times 3. Server 2 would have to import, which counts three times.
+#[test]
+fn the_price_of_an_import_is_that_of_the_set() {
+    for (import, server) in [(10, 2), (300, 1)] {
+        let mut policy = policy(PolicyKind::CostAware, 3, None);
+        let having = Report { zygotes: zygotes(&[PACKAGES], import), ..costs(&[]) };
+        for (server, report) in [(0, costs(&[])), (1, having), (2, costs(&[]))] {
+            observe(&mut policy, server, report);
+        }
+        policy.failed(ServerId(0), NOW);
+        set_calls(&mut policy, &[0, 22, 0]);
+        let ranking = policy.rank(&Key { handler: "f", packages: Some(PACKAGES) }, NOW);
+        assert_eq!(ranking.candidates[0].0, server, "with an import of {import} ms");
+    }
+}
+
+#[test]
+fn a_server_that_was_never_heard_of_is_no_idle_one() {
+    let mut policy = policy(PolicyKind::CostAware, 3, None);
+    observe(&mut policy, 0, Report { inflight: 600, ..Report::default() });
+    observe(&mut policy, 1, Report { inflight: 0, ..Report::default() });
+    assert_eq!(policy.fleet().calls(NOW), [600.0, 0.0, 300.0]);
+    for handler in 'a'..='z' {
+        let order: Vec<_> = rank(&mut policy, &handler.to_string()).candidates;
+        assert_eq!(order, [1, 2, 0].map(ServerId), "{handler}");
+    }
+}
+
+#[test]
+fn what_is_heard_otherwise_than_with_a_reply_takes_nobody_back() {
+    let mut policy = policy(PolicyKind::CostAware, 2, None);
+    policy.failed(ServerId(0), NOW);
+    policy.hear(ServerId(0), Report { cpu: 0.5, ..Report::default() }, NOW);
+    let state = policy.fleet().get(ServerId(0)).unwrap();
+    assert_eq!((state.backoff.failures(), state.report.as_ref().unwrap().0.cpu), (1, 0.5));
 }

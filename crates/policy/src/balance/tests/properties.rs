@@ -55,8 +55,8 @@ impl Model {
             }
             Event::Fail(server) => self.policy.failed(ServerId(server), self.now),
             Event::Observe(server, cpu, inflight) => {
-                let zygotes = Some([u64::from(inflight)].into());
                 let ms = Time::from_millis;
+                let zygotes = Some([Zygote { set: inflight.into(), import: ms(cpu as u64) }].into());
                 let costs = Costs { slots: inflight, call: ms(20), fork: ms(3), import: ms(150) };
                 let costs = (inflight % 2 == 0).then_some(costs);
                 let report = Report { cpu, memory: 0.5, inflight, costs, zygotes };

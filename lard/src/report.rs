@@ -1,0 +1,61 @@
+//! What agents say of themselves, as the policies take it.
+
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use openlambda_api::LoadReport;
+use openlambda_policy::balance::{Report, Zygote};
+use parking_lot::Mutex;
+
+/// The last report of one agent. It says the same with many answers, and is read only once.
+#[derive(Debug, Default)]
+pub struct Latest(Mutex<Option<(HeaderValue, Report)>>);
+
+impl Latest {
+    /// What a header says; none if it is no report.
+    pub fn read(&self, value: &HeaderValue) -> Option<Report> {
+        let mut latest = self.0.lock();
+        if let Some((_, report)) = latest.as_ref().filter(|(text, _)| text == value) {
+            return Some(report.clone());
+        }
+        let report = parse(value.to_str().ok()?)?;
+        *latest = Some((value.clone(), report.clone()));
+        Some(report)
+    }
+}
+
+/// Reads a report.
+pub fn parse(text: &str) -> Option<Report> {
+    let report: LoadReport = text.parse().ok()?;
+    let zygote = |one: &openlambda_api::Zygote| Zygote {
+        set: one.set,
+        import: Duration::from_millis(one.import_ms.into()),
+    };
+    Some(Report {
+        cpu: report.cpu,
+        memory: report.memory,
+        inflight: u32::try_from(report.inflight).unwrap_or(u32::MAX),
+        costs: None,
+        zygotes: report.zygotes.map(|all| all.iter().map(zygote).collect()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_twice_is_read_once() {
+        let text = "TEXT cpu_utilization=0.5, named_metrics.zygotes=1, named_metrics.z.0000000000000007=80";
+        let (latest, value) = (Latest::default(), HeaderValue::from_static(text));
+        let zygotes = |report: Option<Report>| report.unwrap().zygotes.unwrap();
+        let first = zygotes(latest.read(&value));
+        assert_eq!(*first, [Zygote { set: 7, import: Duration::from_millis(80) }]);
+        assert!(Arc::ptr_eq(&first, &zygotes(latest.read(&value))));
+        let other = latest.read(&HeaderValue::from_static("TEXT cpu_utilization=0.25")).unwrap();
+        assert_eq!((other.cpu, other.zygotes), (0.25, None));
+        assert_eq!(latest.read(&HeaderValue::from_static("JSON {}")), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! The proxies as processes, each with one thread and the configuration that spares it the most: no log, connections kept
+//! on both sides, a handler always at the same agent.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::super::Bench;
+use crate::cluster::local;
+use crate::interrupt::{self, Cleanup};
+use crate::{command, ports};
+
+/// A proxy must listen after this time.
+const START: Duration = Duration::from_secs(10);
+
+/// What is measured.
+#[derive(Clone, Copy)]
+pub enum Proxy {
+    /// Ours.
+    Lard,
+    /// haproxy.
+    Haproxy,
+    /// nginx.
+    Nginx,
+}
+
+impl Proxy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Lard, Self::Haproxy, Self::Nginx];
+
+    /// The name of its program.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lard => "openlambda-lard",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    /// Its program: ours as it was built, the others in `PATH`.
+    pub fn find(self, bench: &Bench) -> Option<PathBuf> {
+        if matches!(self, Self::Lard) {
+            return Some(bench.built.bin.join(self.name()));
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join(self.name())).find(|file| file.is_file())
+    }
+
+    /// Starts it before the agents.
+    pub fn start(self, program: &Path, agents: &Agents, folder: &Path) -> Result<Running> {
+        let port = ports::free(7079, 1)?;
+        let text = match self {
+            Self::Lard => lard(agents, port),
+            Self::Haproxy => haproxy(agents, port),
+            Self::Nginx => nginx(agents, port, folder),
+        };
+        let file = folder.join(format!("{}.conf", self.name()));
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        let log = fs::File::create(folder.join(format!("{}.log", self.name())))?;
+        let mut command = Command::new(program);
+        match self {
+            Self::Lard => command.arg("--config").arg(&file),
+            Self::Haproxy => command.arg("-db").arg("-f").arg(&file),
+            Self::Nginx => command.arg("-p").arg(folder).arg("-c").arg(&file),
+        };
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        let (pid, address) = (child.id(), local(port));
+        let ready = await_port(&mut child, address).with_context(|| {
+            format!(
+                "{}: {}",
+                self.name(),
+                fs::read_to_string(folder.join(format!("{}.log", self.name()))).unwrap_or_default()
+            )
+        });
+        let running = Running { address, pid, _cleanup: ends(child) };
+        ready.map(|()| running)
+    }
+}
+
+/// A proxy that runs as long as this lives.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pid: u32,
+    _cleanup: Cleanup,
+}
+
+impl Running {
+    /// The CPU time that it has taken so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.pid);
+        let mut nanos = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let first = text.split_whitespace().next().unwrap_or_default();
+            nanos += first.parse::<u64>().with_context(|| format!("schedstat has {text:?}"))?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+}
+
+/// The backend: so many servers in one process.
+pub struct Agents {
+    addresses: Vec<SocketAddr>,
+    _cleanup: Cleanup,
+}
+
+impl Agents {
+    /// Builds and starts them.
+    pub fn start(bench: &Bench, count: usize) -> Result<Self> {
+        let mut cargo = command::cargo();
+        cargo.current_dir(&bench.workspace.root);
+        command::run(cargo.args(["build", "--release", "-p", "xtask", "--example", "hyper-agents"]))?;
+        let mut server = Command::new(bench.built.bin.join("examples/hyper-agents"));
+        server.arg(count.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = server.spawn().context("cannot start hyper-agents")?;
+        let stdout = child.stdout.take();
+        let cleanup = ends(child);
+        let lines = BufReader::new(stdout.context("hyper-agents has no output")?).lines();
+        let address = |line: std::io::Result<String>| {
+            let line = line?;
+            line.parse().with_context(|| format!("hyper-agents printed {line:?}, no address"))
+        };
+        let addresses = lines.take(count).map(address).collect::<Result<Vec<_>>>()?;
+        Ok(Self { addresses, _cleanup: cleanup })
+    }
+
+    /// One of them.
+    pub fn first(&self) -> Result<SocketAddr> {
+        self.addresses.first().copied().context("there are no agents")
+    }
+
+    /// A line for each.
+    fn lines(&self, line: impl Fn(&SocketAddr) -> String) -> String {
+        self.addresses.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn ends(mut child: Child) -> Cleanup {
+    Cleanup::new(move || {
+        interrupt::signal(child.id(), Signal::SIGKILL);
+        if let Err(error) = child.wait() {
+            eprintln!("cannot wait for process {}: {error}", child.id());
+        }
+    })
+}
+
+fn await_port(child: &mut Child, address: SocketAddr) -> Result<()> {
+    let end = Instant::now() + START;
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended at once: {status}");
+        }
+        if Instant::now() > end {
+            bail!("it does not listen on {address} after {START:?}");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn lard(agents: &Agents, port: u16) -> String {
+    let server = |address: &SocketAddr| json!({"Host": address.ip().to_string(), "Port": address.port()});
+    let servers: Vec<_> = agents.addresses.iter().map(server).collect();
+    json!({"Host": "127.0.0.1", "Port": port, "Policy": "LARD", "Servers": servers}).to_string()
+}
+
+fn haproxy(agents: &Agents, port: u16) -> String {
+    let servers = agents.lines(|address| format!("    server a{} {address}", address.port()));
+    format!(
+        "global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode http
+    option forwardfor
+    http-reuse always
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend front
+    bind 127.0.0.1:{port}
+    default_backend agents
+backend agents
+    balance uri path-only
+    hash-type consistent
+{servers}
+"
+    )
+}
+
+fn nginx(agents: &Agents, port: u16, folder: &Path) -> String {
+    let servers = agents.lines(|address| format!("        server {address};"));
+    let folder = folder.display();
+    format!(
+        "daemon off;
+master_process off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    keepalive_requests 100000000;
+    upstream agents {{
+        hash $uri consistent;
+{servers}
+        keepalive 256;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://agents;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+        }}
+    }}
+}}
+"
+    )
+}
