@@ -2,36 +2,62 @@
 //! short calls that is sooner than a birth, and a burst makes few instances instead of one for each call.
 
 use std::pin::pin;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout_at;
 
 /// Births at a time, per processor: more would only take time from each other.
 const PER_CPU: usize = 2;
+/// A newborn keeps its turn until its first call is over, and at most for so long: longer calls are not waited for.
+const FIRST_CALL: Duration = Duration::from_millis(5);
 
 /// Of one revision.
 #[derive(Debug)]
 pub struct Births {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     freed: Notify,
 }
 
 /// What a call has got.
-pub enum Turn<'a, T> {
+#[derive(Debug)]
+pub enum Turn<T> {
     /// An instance that was or became free.
     Free(T),
-    /// Leave to have one born, as long as this is kept.
-    Birth(SemaphorePermit<'a>),
+    /// Leave to have one born.
+    Birth(Leave),
     /// Nothing in time.
     Late,
+}
+
+/// Leave to have an instance born, as long as this is kept.
+#[derive(Debug)]
+pub struct Leave(OwnedSemaphorePermit);
+
+/// The first call of a newborn is not over yet. Dropped, it is.
+#[derive(Debug)]
+pub struct FirstCall {
+    _over: oneshot::Sender<()>,
+}
+
+impl Leave {
+    /// The instance is born: the next one may be when its first call is over, or takes long.
+    pub fn born(self) -> FirstCall {
+        let (_over, over) = oneshot::channel();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(FIRST_CALL, over).await;
+            drop(self.0);
+        });
+        FirstCall { _over }
+    }
 }
 
 impl Births {
     /// None yet.
     pub fn new() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { turns: Semaphore::new(cpus * PER_CPU), freed: Notify::new() }
+        Self { turns: Arc::new(Semaphore::new(cpus * PER_CPU)), freed: Notify::new() }
     }
 
     /// An instance has become free.
@@ -40,7 +66,7 @@ impl Births {
     }
 
     /// Waits for one of both; `take` takes a free instance.
-    pub async fn turn<T>(&self, deadline: Instant, take: impl Fn() -> Option<T>) -> Turn<'_, T> {
+    pub async fn turn<T>(&self, deadline: Instant, take: impl Fn() -> Option<T>) -> Turn<T> {
         loop {
             let mut freed = pin!(self.freed.notified());
             // Before the look: what becomes free after it is heard of.
@@ -50,12 +76,12 @@ impl Births {
             }
             let either = async {
                 tokio::select! {
-                    turn = self.turns.acquire() => turn.ok(),
+                    turn = Arc::clone(&self.turns).acquire_owned() => turn.ok(),
                     () = freed => None,
                 }
             };
             match timeout_at(deadline.into(), either).await {
-                Ok(Some(turn)) => return Turn::Birth(turn),
+                Ok(Some(turn)) => return Turn::Birth(Leave(turn)),
                 Ok(None) => {}
                 Err(_) => return Turn::Late,
             }
@@ -106,8 +132,15 @@ mod tests {
         for one in waiting {
             assert!(one.await.unwrap());
         }
-        drop(turns.pop());
-        assert!(matches!(births.turn(soon(), || take(&free)).await, Turn::Birth(_)));
+        // The next is born after the first call of one that was, or when that takes long.
+        for call_is_short in [true, false] {
+            let began = tokio::time::Instant::now();
+            let call = turns.pop().map(Leave::born).filter(|_| !call_is_short);
+            let Turn::Birth(next) = births.turn(soon(), || take(&free)).await else { panic!("no turn") };
+            assert_eq!(began.elapsed() >= FIRST_CALL, !call_is_short);
+            turns.push(next);
+            drop(call);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use openlambda_sandbox::{Exit, Sandbox, SandboxHandle};
 use tokio::net::UnixStream;
 use tokio::time::Sleep;
 
+use crate::births::FirstCall;
 use crate::logs::Logs;
 use crate::revision::Revision;
 
@@ -25,6 +26,8 @@ pub struct Instance {
     pub born: Instant,
     /// Calls it has answered.
     pub calls: u64,
+    /// Until that is over.
+    pub first_call: Option<FirstCall>,
     /// Whether the code has been sent to it.
     pub loaded: bool,
     handle: SandboxHandle,
@@ -49,6 +52,7 @@ impl Instance {
             revision,
             born: Instant::now(),
             calls: 0,
+            first_call: None,
             loaded: false,
             handle: sandbox.handle,
             stream: sandbox.stream,

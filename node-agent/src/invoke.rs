@@ -234,16 +234,18 @@ impl Visit<'_> {
         let agent = self.agent;
         let deadline = Instant::now() + START;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
-        let _turn = match revision.births.turn(deadline, || take(agent, function, revision)).await {
+        let leave = match revision.births.turn(deadline, || take(agent, function, revision)).await {
             Turn::Free(idle) => return Ok(idle),
-            Turn::Birth(turn) => turn,
+            Turn::Birth(leave) => leave,
             Turn::Late => {
                 let message = "no instance became free, and none could be started in time";
                 return Err(Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1)));
             }
         };
         room::wait(agent, deadline).await?;
-        birth::bear(agent, function, revision, deadline).await
+        let (mut lease, kind) = birth::bear(agent, function, revision, deadline).await?;
+        lease.first_call = Some(leave.born());
+        Ok((lease, kind))
     }
 
     fn order<'o>(&'o self, target: Target<'o>, event: Bytes, deadline: Instant) -> Order<'o> {

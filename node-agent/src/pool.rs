@@ -309,8 +309,9 @@ impl Entry {
 impl Lease {
     /// The call is over, the instance can serve another one.
     pub fn put_back(self) {
-        let Self { instance, mut seat } = self;
+        let Self { mut instance, mut seat } = self;
         seat.kept = true;
+        instance.first_call = None;
         let revision = Arc::clone(&instance.revision);
         let now = seat.pool.now();
         let mut state = seat.pool.state.lock();
