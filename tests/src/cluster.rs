@@ -197,8 +197,9 @@ impl Cluster {
     pub fn stop(self) -> Result<()> {
         let cgroups: Vec<_> = (0..4).flat_map(|index| self.cgroups(index).unwrap_or_default()).collect();
         self.admin("kill", &[])?;
-        let left: Vec<_> = cgroups.iter().filter(|path| path.exists()).collect();
-        ensure!(left.is_empty(), "cgroups are left: {left:?}");
+        // After a worker that was killed, its spawner takes them away.
+        until("the end of its cgroups", || Ok((!cgroups.iter().any(|path| path.exists())).then_some(())))
+            .with_context(|| format!("{cgroups:?}"))?;
         let processes = self.processes()?;
         ensure!(processes.is_empty(), "processes are left: {processes:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;

@@ -138,7 +138,7 @@ def handler(event):
         "sklearn": round(float(model.coef_[0]), 6),
         "pillow": PIL.Image.new("RGB", (4, 2)).resize((2, 1)).size,
         "flask": app.test_client().get("/").text,
-        "boto3": s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"}).split("?")[0],
+        "boto3": s3.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"}).split("?")[0],
         "jinja2": jinja2.Template("{{ x }}!").render(x=1),
         "requests": requests.Request("GET", "http://x/", params={"a": 1}).prepare().url,
         "random": [numpy.random.rand(), random.random(), str(uuid.uuid4())],
@@ -154,7 +154,7 @@ def handler(event):
             ensure!(seen.insert(value.to_string()), "{value} came twice");
         }
         answer["random"].take();
-        let want = json!({"sklearn": 2.0, "pillow": [2, 1], "flask": "flask", "boto3": "https://b.s3.amazonaws.com/k",
+        let want = json!({"sklearn": 2.0, "pillow": [2, 1], "flask": "flask", "boto3": "https://bucket.s3.amazonaws.com/k",
             "jinja2": "1!", "requests": "http://x/?a=1", "random": null});
         ensure!(answer == want, "{answer}");
         hits += u32::from(is_hit(&response));
