@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use openlambda_tests::kubernetes::{kubectl, part};
+use openlambda_tests::kubernetes::{Release, kubectl, part};
 use openlambda_tests::load::Load;
 use openlambda_tests::{Request, until, until_within};
 use serde_json::json;
@@ -29,28 +29,55 @@ impl Drop for ApiServerStopped {
     }
 }
 
+/// Has the operator back, with one replica, also when a test fails.
+struct OperatorAway<'a> {
+    release: &'a Release,
+    deployment: String,
+}
+
+impl<'a> OperatorAway<'a> {
+    fn new(release: &'a Release) -> Result<Self> {
+        let deployment = format!("deployment/{}-openlambda-operator", release.name());
+        let this = Self { release, deployment };
+        this.scale(0)?;
+        // Kubernetes' own parts may still be slow from the other test here, which took their API server away; a pod that is about to end
+        // still acts.
+        until_within(AWAY * 2, "the operator's end", || {
+            let select = "app.kubernetes.io/component=operator";
+            let pods = release.namespace.kubectl(&["get", "pods", "-l", select, "-o", "name"])?;
+            Ok(pods.trim().is_empty().then_some(()))
+        })?;
+        Ok(this)
+    }
+
+    fn scale(&self, replicas: u32) -> Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        self.release.namespace.kubectl(&["scale", &self.deployment, &replicas]).map(drop)
+    }
+}
+
+impl Drop for OperatorAway<'_> {
+    fn drop(&mut self) {
+        let _ = self.scale(1);
+    }
+}
+
 #[test]
 fn calls_go_on_without_the_operator() -> Result<()> {
     let release = shared::release()?;
     release.deploy("without-operator", &constant("old"))?;
-    let operator = format!("deployment/{}-openlambda-operator", release.name());
-    release.namespace.kubectl(&["scale", &operator, "--replicas=0"])?;
-    // Kubernetes' own controllers may still be slow from the other test here, which took their API server away.
-    until_within(AWAY * 2, "the operator's end", || {
-        let pods = release.namespace.pods_of("app.kubernetes.io/component=operator")?;
-        Ok(pods.is_empty().then_some(()))
-    })?;
+    let away = OperatorAway::new(release)?;
     // The agents see the edit by themselves; nobody tells the status.
     release.namespace.handler("without-operator", &constant("new"))?;
     release.wait_for_answer("without-operator", &json!(null), &json!("new"))?;
     ensure!(release.namespace.get("handler/without-operator")?["status"]["observedGeneration"] == 1);
-    release.namespace.kubectl(&["scale", &operator, "--replicas=2"])?;
+    away.scale(2)?;
     until("the status of the edit", || {
         let status = release.namespace.get("handler/without-operator")?["status"].take();
         Ok((status["observedGeneration"] == 2).then_some(()))
     })?;
     // Two replicas, of which one acts; when it goes, the other one does.
-    release.namespace.kubectl(&["rollout", "status", &operator, "--timeout=60s"])?;
+    release.namespace.kubectl(&["rollout", "status", &away.deployment, "--timeout=60s"])?;
     let lease = format!("{}-openlambda-operator", release.name());
     let holder = || -> Result<String> {
         let lease = release.namespace.get(&format!("lease/{lease}"))?;
@@ -62,9 +89,7 @@ fn calls_go_on_without_the_operator() -> Result<()> {
     ensure!(victim.is_some(), "{first} is none of {pods:?}");
     release.namespace.kubectl(&["delete", "pod", victim.map_or("", String::as_str)])?;
     until("another holder", || Ok((holder()? != first).then_some(())))?;
-    release.deploy("with-another-operator", &constant("yes"))?;
-    release.namespace.kubectl(&["scale", &operator, "--replicas=1"])?;
-    Ok(())
+    release.deploy("with-another-operator", &constant("yes"))
 }
 
 #[test]
