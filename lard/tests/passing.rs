@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request};
 use serde_json::json;
-use support::{Agent, Kind, LONG, Lard, config, until};
+use support::{Agent, Kind, LONG, Lard, config, send_chunked, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -186,13 +186,7 @@ async fn a_body_over_the_limit_is_413_and_the_limit_itself_passes() {
     assert_eq!((over.status, over.reason().as_str()), (413, "payload_too_large"));
     // Without a length, and a client that reads only after it has written all.
     let mut stream = TcpStream::connect(lard.address).await.unwrap();
-    stream.write_all(b"POST /run/f HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
-    for _ in 0..64 {
-        stream.write_all(b"10000\r\n").await.unwrap();
-        stream.write_all(&[0; 0x10000]).await.unwrap();
-        stream.write_all(b"\r\n").await.unwrap();
-    }
-    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    send_chunked(&mut stream).await;
     let text = read(stream).await;
     assert!(text.starts_with("HTTP/1.1 413"), "{text}");
     // A client that asks first is told before it sends anything.

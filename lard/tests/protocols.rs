@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use openlambda_config::BalancerConfig;
 use serde_json::json;
 use support::process::{start, until_targets};
-use support::{Agent, Kind, LONG, Lard, config, until};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use support::{Agent, Kind, LONG, Lard, config, send_chunked, until};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -206,13 +206,7 @@ async fn a_body_that_grows_over_the_limit_on_its_way_is_413() {
     config["RequestLimit"] = json!("2Mi");
     let lard = start(config).await;
     let mut stream = TcpStream::connect(lard.address).await.unwrap();
-    stream.write_all(b"POST /run/f HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
-    for _ in 0..64 {
-        stream.write_all(b"10000\r\n").await.unwrap();
-        stream.write_all(&[0; 0x10000]).await.unwrap();
-        stream.write_all(b"\r\n").await.unwrap();
-    }
-    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    send_chunked(&mut stream).await;
     let head = read_to(&mut stream, b"\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
 }
@@ -284,7 +278,7 @@ async fn an_http2_connection_ends_with_the_call_that_is_in_it_when_lard_does() {
 }
 
 /// Reads to the end of the connection, or as far as it goes when that is reset.
-async fn rest(mut stream: TcpStream) -> String {
+async fn rest(mut stream: impl AsyncRead + Unpin) -> String {
     let mut seen = Vec::new();
     let reading = stream.read_to_end(&mut seen);
     // What a client still sends may reset the connection after the answer.
@@ -316,6 +310,7 @@ async fn a_head_has_a_longest_and_a_time() {
             if writer.write_all(&[*byte]).await.is_err() {
                 return;
             }
+            // The pace of a slow client: it is what is tested.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
@@ -326,20 +321,18 @@ async fn a_head_has_a_longest_and_a_time() {
 
 /// Sends parts of a chunked body until the other side is done with it, and gives the answer.
 async fn endless(lard: &Lard, first: usize) -> String {
-    let (mut reader, mut writer) = TcpStream::connect(lard.address).await.unwrap().into_split();
+    let (reader, mut writer) = TcpStream::connect(lard.address).await.unwrap().into_split();
     tokio::spawn(async move {
         let head = "POST /run/f HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
         let first = [format!("{first:x}\r\n").as_bytes(), &vec![b'x'; first], b"\r\n"].concat();
         let mut part = [head.as_bytes(), &first].concat();
         while writer.write_all(&part).await.is_ok() {
             part = b"1\r\nx\r\n".to_vec();
+            // The pace of a client that never ends: it is what is tested.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    let mut seen = Vec::new();
-    let reading = reader.read_to_end(&mut seen);
-    let _ = tokio::time::timeout(LONG, reading).await.expect("the connection is not closed");
-    String::from_utf8_lossy(&seen).into_owned()
+    rest(reader).await
 }
 
 #[tokio::test]

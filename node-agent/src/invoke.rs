@@ -230,7 +230,7 @@ impl Visit<'_> {
 
     /// An instance for the call: an idle one with the right code, or a fork of the Zygote.
     async fn acquire(&self, target: Target<'_>) -> Result<(Lease, StartKind), Failure> {
-        let Target { function, revision, own_deadline, .. } = target;
+        let Target { function, revision, own_deadline, granted } = target;
         let agent = self.agent;
         let deadline = Instant::now() + START;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
@@ -238,7 +238,9 @@ impl Visit<'_> {
             Turn::Free(idle) => return Ok(idle),
             Turn::Birth(leave) => leave,
             Turn::Late => {
-                let message = "no instance became free, and none could be started in time";
+                let waited = granted.elapsed().as_millis();
+                let message =
+                    format!("no instance of the handler became free or could be started in {waited} ms");
                 return Err(Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1)));
             }
         };

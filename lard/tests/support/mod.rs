@@ -321,3 +321,14 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
     };
     tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"));
 }
+
+/// Sends a whole call with a body of 4 MiB that does not say how long it is.
+pub async fn send_chunked(stream: &mut TcpStream) {
+    stream.write_all(b"POST /run/f HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    for _ in 0..64 {
+        stream.write_all(b"10000\r\n").await.unwrap();
+        stream.write_all(&[0; 0x10000]).await.unwrap();
+        stream.write_all(b"\r\n").await.unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+}

@@ -18,6 +18,7 @@ const HEAVY: &str = "import heavy\ndef handler(event):\n    return heavy.VALUE\n
 /// Three workers, the last of which has a Zygote with a package, and a lard that may ask at the admin ports or not.
 fn cluster(asks: bool) -> Result<(Cluster, LoopbackIndex)> {
     let index = LoopbackIndex::start()?;
+    // It takes long to import, so that a Zygote of it pays.
     index.wheel("heavy", "1.0", &[], &[("heavy.py", "import time\ntime.sleep(0.3)\nVALUE = 7\n")])?;
     let conf = json!({"pip_mirror": index.url(), "handler_cache_size": 0, "import_cache_size": "256Mi"});
     let cluster = Cluster::new(&conf)?;

@@ -127,6 +127,7 @@ impl Measurement<'_> {
         let names = self.deploy(kind, FIRST)?;
         let mut times = Vec::new();
         for name in &names {
+            // The pace that is measured at.
             thread::sleep(GAP);
             times.push(first_call(self.lard, name)?);
         }

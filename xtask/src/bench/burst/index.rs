@@ -79,9 +79,13 @@ pub fn start(kubernetes: &Kubernetes, requirements: &[&str]) -> Result<()> {
     let mut tar = tar.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start tar")?;
     let arguments = ["--namespace", NAME, "exec", "--stdin", "index", "--", "/usr/bin/python3", "-c", UNPACK];
     let mut unpack = kubernetes.command("kubectl", &arguments);
-    let status = unpack.stdin(tar.stdout.take().context("tar has no output")?).status()?;
-    if !(status.success() && tar.wait()?.success()) {
-        bail!("the wheels did not get to the index: kubectl exec ended with {status}");
+    let unpacked = unpack.stdin(tar.stdout.take().context("tar has no output")?).status();
+    // Closes its output: it ends then, whatever became of the other side.
+    drop(unpack);
+    let packed = tar.wait()?;
+    let unpacked = unpacked.context("cannot start kubectl exec")?;
+    if !(packed.success() && unpacked.success()) {
+        bail!("the wheels did not get to the index: tar ended with {packed}, kubectl exec with {unpacked}");
     }
     Ok(())
 }

@@ -163,6 +163,7 @@ fn await_port(child: &mut Child, address: SocketAddr) -> Result<()> {
         if Instant::now() > end {
             bail!("it does not listen on {address} after {START:?}");
         }
+        // Between two looks.
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
