@@ -16,11 +16,13 @@ use crate::functions::{Functions, Source};
 use crate::gate::Gates;
 use crate::import_cache::{Bounds, ImportCache, tree};
 use crate::load::{Load, Sampler};
+use crate::memory::MemoryPool;
 use crate::metrics::Metrics;
 use crate::packages::{Installer, Packages, locked};
 use crate::pool::Pool;
 use crate::revision::{Settings, wide};
 use crate::zygotes::Zygotes;
+use crate::{pressure, relief, warm};
 
 /// Calls of all handlers that may wait: each handler has its own, shorter queue.
 const WAITING: usize = 20_000;
@@ -34,6 +36,8 @@ pub struct Agent {
     pub config: WorkerConfig,
     /// The handlers.
     pub functions: Arc<Functions>,
+    /// The memory of all sandboxes.
+    pub memory: Arc<MemoryPool>,
     /// The instances.
     pub pool: Arc<Pool>,
     /// Where new ones come from.
@@ -55,9 +59,10 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A worker that has no sandbox yet.
+    /// A worker that has no sandbox yet; all of them may take so many bytes of memory.
     pub fn new(
         config: WorkerConfig,
+        memory: u64,
         source: Source,
         metrics: Arc<Metrics>,
         readiness: Readiness,
@@ -71,14 +76,17 @@ impl Agent {
             spares: wide(config.spares.into()),
             patience: config.import_timeout,
         };
+        let memory = MemoryPool::new(memory, wide(config.create_queue.into()));
+        let cache = cache_settings(&config);
         let import_cache =
-            ImportCache::new(cache_settings(&config), bounds, Arc::clone(&metrics), drain.clone());
+            ImportCache::new(cache, bounds, Arc::clone(&memory), Arc::clone(&metrics), drain.clone());
         let queue = wide(config.queue_length.into());
         let gates = Gates::new(queue, WAITING.max(queue), config.queue_timeout, drain.clone());
         let functions =
             Functions::new(source, bundles, gates, settings, Installer::of(&packages), Arc::clone(&metrics));
         Ok(Arc::new(Self {
             functions: Arc::new(functions),
+            memory,
             pool: Pool::new(config.handler_cache.bytes(), config.pause_after),
             zygotes: Zygotes::new(Arc::clone(&import_cache)),
             import_cache,
@@ -96,6 +104,9 @@ impl Agent {
     pub fn start_upkeep(self: &Arc<Self>) -> io::Result<Sampler> {
         tokio::spawn(Arc::clone(&self.pool).keep_up());
         tokio::spawn(Arc::clone(&self.import_cache).keep_up());
+        tokio::spawn(relief::keep(Arc::clone(self)));
+        tokio::spawn(pressure::watch(Arc::clone(self)));
+        tokio::spawn(warm::keep(Arc::clone(self)));
         if let Some(tree) = self.config.import_tree.clone().filter(|_| self.config.import_cache != Size::ZERO)
         {
             tokio::spawn(tree::plant(Arc::clone(&self.import_cache), Arc::clone(&self.packages), tree));
@@ -151,6 +162,7 @@ impl Agent {
             "status": status,
             "waiting_for": self.readiness.pending(),
             "handlers": handlers,
+            "memory": self.memory.view(),
             "instances": self.pool.view(),
             "import_cache": self.import_cache.view(),
         })

@@ -9,6 +9,7 @@ use crate::agent::Agent;
 use crate::compile::{self, Proof};
 use crate::functions::Function;
 use crate::instance::Instance;
+use crate::memory::Charge;
 use crate::metrics::StartKind;
 use crate::pool::Lease;
 use crate::reply::Failure;
@@ -25,14 +26,15 @@ pub async fn bear(
     agent: &Arc<Agent>,
     function: &Arc<Function>,
     revision: &Arc<Revision>,
+    charge: Charge,
     deadline: Instant,
 ) -> Result<(Lease, StartKind), Failure> {
     let failed = |error: NoSandbox| {
         tracing::warn!(handler = &*function.name, %error, "no sandbox");
         Failure::new(Component::Sandbox, Reason::NoCapacity, error.to_string()).after(Duration::from_secs(1))
     };
-    let adopt = |sandbox| {
-        let instance = Instance::new(sandbox, Arc::clone(revision));
+    let adopt = |sandbox, charge| {
+        let instance = Instance::new(sandbox, Arc::clone(revision), charge);
         agent.pool.adopt(Arc::clone(&function.name), function.key, instance)
     };
     let Born { sandbox, kind, hit, unproven } =
@@ -40,15 +42,15 @@ pub async fn bear(
     if let Some(hit) = hit {
         agent.metrics.zygote_hit(hit);
     }
-    let lease = adopt(sandbox);
+    let lease = adopt(sandbox, charge);
     let Some(node) = unproven else { return Ok((lease, kind)) };
     let (first, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
     if first == Proof::Loads {
         agent.import_cache.proven(revision, node);
         return Ok((lease, kind));
     }
-    drop(lease);
-    let lease = adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?);
+    let charge = lease.into_charge();
+    let lease = adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?, charge);
     let (second, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
     if (first, second) == (Proof::Fails, Proof::Loads) {
         let why =

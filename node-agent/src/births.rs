@@ -65,6 +65,31 @@ impl Births {
         self.freed.notify_one();
     }
 
+    /// Waits for `other`, such as memory for a birth, or a free instance that comes sooner, which `take` takes.
+    pub async fn unless_freed<T, O>(
+        &self,
+        other: impl Future<Output = O>,
+        take: impl Fn() -> Option<T>,
+    ) -> Result<O, T> {
+        let mut other = pin!(other);
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            tokio::select! {
+                biased;
+                other = &mut other => return Ok(other),
+                () = freed => if let Some(instance) = take() {
+                    return Err(instance);
+                },
+            }
+        }
+    }
+
+    /// Leave to have one born, if it can be had at once.
+    pub fn try_turn(&self) -> Option<Leave> {
+        Arc::clone(&self.turns).try_acquire_owned().ok().map(Leave)
+    }
+
     /// Waits for one of both; `take` takes a free instance.
     pub async fn turn<T>(&self, deadline: Instant, take: impl Fn() -> Option<T>) -> Turn<T> {
         loop {

@@ -15,6 +15,7 @@ use crate::frame::{Kind, Meta, Reply, Status};
 use crate::functions::Function;
 use crate::instance::{Instance, exit_of};
 use crate::logs::Writer;
+use crate::memory::Charge;
 use crate::pool::Lease;
 use crate::revision::Revision;
 use crate::zygotes::NoSandbox;
@@ -68,9 +69,11 @@ pub async fn check(
     function: &Function,
     revision: &Arc<Revision>,
 ) -> Result<Option<(End, Option<Exit>)>, NoSandbox> {
-    let born = agent.zygotes.fork(revision, Instant::now() + TIMEOUT).await?;
+    let deadline = Instant::now() + TIMEOUT;
+    let charge = room_for(agent, function, revision, deadline).await?;
+    let born = agent.zygotes.fork(revision, deadline).await?;
     let unproven = born.unproven;
-    let instance = Instance::new(born.sandbox, Arc::clone(revision));
+    let instance = Instance::new(born.sandbox, Arc::clone(revision), charge);
     let lease = agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance);
     let failed = check_in(agent, function, revision, lease).await;
     let Some(node) = unproven else { return Ok(failed) };
@@ -162,9 +165,20 @@ async fn start(
     revision: &Arc<Revision>,
     deadline: Instant,
 ) -> Result<Lease, NoSandbox> {
+    let charge = room_for(agent, function, revision, deadline).await?;
     let sandbox = agent.zygotes.fork_bare(revision, deadline).await?;
-    let instance = Instance::new(sandbox, Arc::clone(revision));
+    let instance = Instance::new(sandbox, Arc::clone(revision), charge);
     Ok(agent.pool.adopt_trial(Arc::clone(&function.name), function.key, instance))
+}
+
+async fn room_for(
+    agent: &Agent,
+    function: &Function,
+    revision: &Revision,
+    deadline: Instant,
+) -> Result<Charge, NoSandbox> {
+    let room = agent.memory.reserve(function.key, revision.settings.limits.memory, deadline).await;
+    room.map_err(|failure| NoSandbox::NoRoom(failure.message))
 }
 
 async fn ask(lease: Lease, function: &Function, kind: Kind, deadline: Instant) -> (End, Lease) {

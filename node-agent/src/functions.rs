@@ -14,12 +14,14 @@ use tokio::sync::Notify;
 use crate::bundles::{Bundle, Bundles};
 use crate::directory::{Directory, Place};
 use crate::gate::Gates;
+use crate::instance::Instance;
 use crate::metrics::{HandlerMetrics, Metrics};
 use crate::packages::{Installer, PackageError, PackageSet};
 use crate::reply::Failure;
 use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
 use crate::tree::{ENTRY_FILE, TreeError};
+use crate::warm::Warmth;
 
 /// How long a call waits for a handler that is just being made ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,6 +93,8 @@ pub struct Function {
     pub key: Key,
     /// Its instances that run several calls at a time.
     pub busy: Busy,
+    /// What decides how many instances it has without being asked.
+    pub warmth: Warmth,
     /// Its series.
     pub metrics: HandlerMetrics,
     /// Where it is, if that is a directory.
@@ -140,6 +144,11 @@ impl Functions {
         self.bundles.remove();
     }
 
+    /// Visits all handlers that are known, in no order.
+    pub fn for_each(&self, visit: impl FnMut(&Arc<Function>)) {
+        self.known.read().values().for_each(visit);
+    }
+
     /// The handlers that are known, by name.
     pub fn all(&self) -> Vec<Arc<Function>> {
         let mut all: Vec<_> = self.known.read().values().cloned().collect();
@@ -154,6 +163,7 @@ impl Functions {
             Arc::new(Function {
                 name: name.as_str().into(),
                 busy: Busy::default(),
+                warmth: Warmth::default(),
                 key: self.next.fetch_add(1, Ordering::Relaxed),
                 metrics: self.metrics.handler(name.as_str()),
                 place,
@@ -216,6 +226,12 @@ impl Function {
     /// Whether this is the revision that serves.
     pub fn serves(&self, revision: &Arc<Revision>) -> bool {
         self.current.lock().revision.as_ref().is_some_and(|current| Arc::ptr_eq(current, revision))
+    }
+
+    /// Whether an instance can be called again, which serves the current revision from then on if it can.
+    pub fn keeps(&self, instance: &mut Instance) -> bool {
+        let current = self.current.lock().revision.clone();
+        current.is_some_and(|current| instance.becomes(&current))
     }
 
     /// A revision serves from now on.

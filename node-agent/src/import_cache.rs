@@ -15,6 +15,7 @@ use openlambda_telemetry::Drain;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::memory::{Charge, MemoryPool};
 use crate::metrics::{Hit, Metrics, StartKind};
 use crate::packages::PackageSet;
 use crate::revision::Revision;
@@ -37,6 +38,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// Between two plans: one may take milliseconds of the thread that serves calls.
 const BREATH: Duration = Duration::from_millis(100);
+/// The import cache grows into so much of the room that instances leave it.
+const RESERVE: (u64, u64) = (9, 10);
 /// Fork requests that wait at the idlest process of a node before it gets another.
 const BUSY: usize = 2;
 /// A second process of a node that was not needed for so long is given up.
@@ -64,6 +67,9 @@ pub struct ImportCache {
     /// Memory of all Zygotes but the root.
     budget: u64,
     limits: Bounds,
+    memory: Arc<MemoryPool>,
+    /// What all Zygotes and spares hold.
+    charge: Mutex<Charge>,
     /// Processes of one node.
     copies: usize,
     drain: Drain,
@@ -78,6 +84,8 @@ struct State {
     marked: BTreeMap<String, Mark>,
     /// Those of the given tree.
     pinned: Vec<PackageSet>,
+    /// What the root holds.
+    root_bytes: u64,
 }
 
 impl std::fmt::Debug for State {
@@ -157,7 +165,13 @@ impl Offer {
 
 impl ImportCache {
     /// With the root only, which is not there yet either. Without a budget it stays so.
-    pub fn new(settings: Settings, limits: Bounds, metrics: Arc<Metrics>, drain: Drain) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        limits: Bounds,
+        memory: Arc<MemoryPool>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Arc<Self> {
         let budget = settings.budget;
         let state = State {
             policy: policy::ImportCache::new(settings),
@@ -166,6 +180,7 @@ impl ImportCache {
             sets: Sets::default(),
             marked: BTreeMap::new(),
             pinned: Vec::new(),
+            root_bytes: 0,
         };
         let copies = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
@@ -176,6 +191,8 @@ impl ImportCache {
             metrics,
             budget,
             limits,
+            charge: Mutex::new(memory.hold(0)),
+            memory,
             copies,
             drain,
         })
@@ -183,8 +200,13 @@ impl ImportCache {
 
     /// The root Zygote is up.
     pub fn root_is(&self, zygote: Zygote) {
+        let bytes = zygote.memory_bytes().unwrap_or(0);
         let node = Node::new(zygote, Vec::new());
-        let former = self.state.lock().live.insert(ROOT, node);
+        let mut state = self.state.lock();
+        state.root_bytes = bytes;
+        let former = state.live.insert(ROOT, node);
+        self.count(&state);
+        drop(state);
         drop(former);
         self.changed.notify_one();
     }
@@ -315,8 +337,15 @@ impl ImportCache {
         if self.budget == 0 {
             return;
         }
+        let room = self.memory.room_of(self.charge.lock().bytes());
+        self.plan(self.budget.min(room / RESERVE.1 * RESERVE.0));
+    }
+
+    /// Has the nodes that are worth it within this budget. Gives how many were given up.
+    fn plan(self: &Arc<Self>, budget: u64) -> usize {
         let mut gone = Vec::new();
         let mut state = self.state.lock();
+        state.policy.set_budget(budget);
         for action in state.policy.plan(self.now()) {
             match action {
                 Action::Evict { node } => gone.extend(state.live.remove(&node)),
@@ -328,23 +357,41 @@ impl ImportCache {
         }
         self.count(&state);
         drop(state);
-        self.metrics.zygotes_evicted(gone.len());
+        self.metrics.evicted("import_cache", gone.len());
         // Kills their processes, which must not be done under the lock.
-        drop(gone);
+        gone.len()
+    }
+
+    /// What nodes hold that can be given up.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().policy.bytes()
+    }
+
+    /// Gives up nodes that hold so many bytes, as far as there are any. Gives how many there were.
+    pub fn give_up(self: &Arc<Self>, bytes: u64) -> usize {
+        if self.budget == 0 {
+            return 0;
+        }
+        let held = self.bytes();
+        self.plan(held.saturating_sub(bytes))
     }
 
     /// Looks at what the Zygotes hold now, and gives up what was not needed for long.
     fn measure(&self) {
         let mut gone = Vec::new();
         let mut state = self.state.lock();
-        let State { policy, live, .. } = &mut *state;
+        let State { policy, live, root_bytes, .. } = &mut *state;
         for (id, node) in live.iter_mut() {
             if node.zygotes.len() > 1 && node.crowded.elapsed() > COPY_UNUSED {
                 gone.extend(node.zygotes.pop());
             }
             let bytes: u64 = node.zygotes.iter().filter_map(|zygote| zygote.memory_bytes().ok()).sum();
             policy.measured(*id, bytes);
+            if *id == ROOT {
+                *root_bytes = bytes;
+            }
         }
+        self.count(&state);
         drop(state);
         drop(gone);
     }
@@ -352,7 +399,10 @@ impl ImportCache {
     fn count(&self, state: &State) {
         let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.zygotes.set(whole(state.live.values().map(|node| node.zygotes.len()).sum()));
-        self.metrics.spares.set(whole(state.live.values().map(|node| node.spares.len()).sum()));
+        let spares: usize = state.live.values().map(|node| node.spares.len()).sum();
+        self.metrics.spares.set(whole(spares));
+        let held = state.policy.bytes() + state.root_bytes + spares as u64 * refill::BYTES;
+        self.charge.lock().set(held);
         self.metrics.import_cache_bytes.set(i64::try_from(state.policy.bytes()).unwrap_or(i64::MAX));
     }
 

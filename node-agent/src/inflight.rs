@@ -75,7 +75,7 @@ impl InFlight {
         let Some(call) = self.call.take() else {
             return Ended { end, handle: None, slot: self.slot.take() };
         };
-        let (lease, dropped) = call.end(self.writer());
+        let (mut lease, dropped) = call.end(self.writer());
         self.agent.metrics.log_bytes_dropped.inc_by(dropped);
         let handle = if !end.is_reusable() {
             let handle = lease.handle().clone();
@@ -85,7 +85,7 @@ impl InFlight {
             }
             Some(handle)
         } else {
-            if lease.revision.settings.reuse && self.function.serves(&lease.revision) {
+            if lease.revision.settings.reuse && self.function.keeps(&mut lease) {
                 lease.put_back();
             }
             None

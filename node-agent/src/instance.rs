@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 
 use crate::births::FirstCall;
 use crate::logs::Logs;
+use crate::memory::Charge;
 use crate::revision::Revision;
 
 /// How long the kernel may take to report the end of a sandbox whose stream has ended.
@@ -30,6 +31,8 @@ pub struct Instance {
     pub first_call: Option<FirstCall>,
     /// Whether the code has been sent to it.
     pub loaded: bool,
+    /// The memory that it may use awake, or holds paused.
+    pub charge: Charge,
     handle: SandboxHandle,
     /// Requests and replies.
     pub(crate) stream: UnixStream,
@@ -47,13 +50,14 @@ pub struct Instance {
 
 impl Instance {
     /// A fresh sandbox.
-    pub fn new(sandbox: Sandbox, revision: Arc<Revision>) -> Self {
+    pub fn new(sandbox: Sandbox, revision: Arc<Revision>, charge: Charge) -> Self {
         Self {
             revision,
             born: Instant::now(),
             calls: 0,
             first_call: None,
             loaded: false,
+            charge,
             handle: sandbox.handle,
             stream: sandbox.stream,
             logs: Logs::new(sandbox.stdout, sandbox.stderr),
@@ -62,6 +66,19 @@ impl Instance {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             sequence: 0,
         }
+    }
+
+    /// Whether it can serve that revision, which it does from then on: its own, or one that differs in what can be changed in a sandbox
+    /// that lives.
+    pub fn becomes(&mut self, revision: &Arc<Revision>) -> bool {
+        if Arc::ptr_eq(&self.revision, revision) {
+            return true;
+        }
+        if !self.revision.can_become(revision) || self.handle.apply(&revision.settings.limits).is_err() {
+            return false;
+        }
+        self.revision = Arc::clone(revision);
+        true
     }
 
     /// Its sandbox.

@@ -228,26 +228,45 @@ impl Visit<'_> {
         Ok(read)
     }
 
-    /// An instance for the call: an idle one with the right code, or a fork of the Zygote.
+    /// An instance for the call: an idle one with the right code, or a fork of a Zygote.
     async fn acquire(&self, target: Target<'_>) -> Result<(Lease, StartKind), Failure> {
         let Target { function, revision, own_deadline, granted } = target;
         let agent = self.agent;
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + agent.config.queue_timeout;
         let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
-        let leave = match revision.births.turn(deadline, || take(agent, function, revision)).await {
-            Turn::Free(idle) => return Ok(idle),
-            Turn::Birth(leave) => leave,
-            Turn::Late => {
-                let waited = granted.elapsed().as_millis();
-                let message =
-                    format!("no instance of the handler became free or could be started in {waited} ms");
-                return Err(Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1)));
+        loop {
+            let free = || take(agent, function, revision);
+            let (mut lease, leave) = match revision.births.turn(deadline, free).await {
+                Turn::Free(idle) => (idle, None),
+                Turn::Birth(leave) => {
+                    room::wait(agent, deadline).await?;
+                    let memory =
+                        agent.memory.reserve(function.key, revision.settings.limits.memory, deadline);
+                    match revision.births.unless_freed(memory, free).await {
+                        Err(idle) => (idle, None),
+                        Ok(charge) => {
+                            let deadline = Instant::now() + START;
+                            let deadline = own_deadline.map_or(deadline, |own| own.min(deadline));
+                            let born = birth::bear(agent, function, revision, charge?, deadline).await?;
+                            (born, Some(leave))
+                        }
+                    }
+                }
+                Turn::Late => return Err(late(granted)),
+            };
+            if let Some(leave) = leave {
+                lease.0.first_call = Some(leave.born());
+                return Ok(lease);
             }
-        };
-        room::wait(agent, deadline).await?;
-        let (mut lease, kind) = birth::bear(agent, function, revision, deadline).await?;
-        lease.first_call = Some(leave.born());
-        Ok((lease, kind))
+            match lease.0.wake(deadline).await {
+                Ok(true) => return Ok(lease),
+                Ok(false) => {}
+                Err(failure) => {
+                    lease.0.put_back();
+                    return Err(failure);
+                }
+            }
+        }
     }
 
     fn order<'o>(&'o self, target: Target<'o>, event: Bytes, deadline: Instant) -> Order<'o> {
@@ -267,15 +286,22 @@ impl Visit<'_> {
 
 /// An idle instance with the right code.
 fn take(agent: &Agent, function: &Function, revision: &Arc<Revision>) -> Option<(Lease, StartKind)> {
-    while let Some((lease, paused)) = agent.pool.take(function.key) {
-        if Arc::ptr_eq(&lease.revision, revision) {
-            return Some((lease, if paused { StartKind::Unpaused } else { StartKind::Warm }));
+    while let Some(mut lease) = agent.pool.take(function.key) {
+        if lease.becomes(revision) {
+            let kind = if lease.is_asleep() { StartKind::Unpaused } else { StartKind::Warm };
+            return Some((lease, kind));
         }
         // Another revision serves: none of the idle ones is of it.
         drop(lease);
         agent.pool.evict(function.key);
     }
     None
+}
+
+fn late(since: Instant) -> Failure {
+    let waited = since.elapsed().as_millis();
+    let message = format!("no instance of the handler became free or could be started in {waited} ms");
+    Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1))
 }
 
 /// When a call that is sent now is given up.

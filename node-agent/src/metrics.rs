@@ -215,9 +215,11 @@ impl Metrics {
         self.zygote_failures.with_label_values(&[reason]).inc();
     }
 
-    /// Zygotes of the import cache were given up.
-    pub fn zygotes_evicted(&self, count: usize) {
-        self.evictions.with_label_values(&["import_cache"]).inc_by(count as u64);
+    /// Something idle was given up, for this reason.
+    pub fn evicted(&self, reason: &str, count: usize) {
+        if count > 0 {
+            self.evictions.with_label_values(&[reason]).inc_by(count as u64);
+        }
     }
 
     /// A call was turned away before it reached a handler.

@@ -2,23 +2,28 @@
 //! or is given up; this does it.
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openlambda_policy::Time;
 use openlambda_policy::instances::Instances;
+use openlambda_sandbox::{Limits, SandboxHandle};
 use parking_lot::Mutex;
 
 use crate::functions::Key;
 use crate::instance::Instance;
+use crate::revision::Revision;
+
+mod lease;
+mod upkeep;
+mod view;
+
+pub use lease::Lease;
+pub use view::Count;
 
 /// What an instance is taken to need until it has been measured.
 const FIRST_GUESS: u64 = 1024 * 1024;
-/// The shortest and the longest time between two rounds of upkeep.
-const ROUND: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// So many rounds of upkeep apart, the idle are checked for life and age.
-const ROUNDS_PER_CHECK: u32 = 10;
 
 /// All instances.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub struct Pool {
     state: Mutex<State>,
     epoch: Instant,
     pause_after: Duration,
+    /// When something was last given up for want of memory: milliseconds after the epoch, 0 for never.
+    gave_up: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -44,7 +51,9 @@ struct Entry {
     bytes: u64,
     /// Idle for so long, it is destroyed.
     idle_timeout: Duration,
+    cpu_weight: u32,
     condition: Condition,
+    handle: SandboxHandle,
     /// None: it is out on a call.
     instance: Option<Box<Instance>>,
 }
@@ -56,71 +65,33 @@ enum Condition {
     Trial,
     /// The policy has said so; not done yet.
     ToPause,
+    /// It is wanted for a call, and there is no room yet for what it may use then.
+    ToWake,
     Paused,
-}
-
-/// An instance that is out on a call. Dropping it destroys the instance; [`Lease::put_back`] keeps it.
-#[derive(Debug)]
-pub struct Lease {
-    instance: Box<Instance>,
-    seat: Seat,
-}
-
-/// An instance's entry in the pool; gone with this, unless it was kept.
-#[derive(Debug)]
-struct Seat {
-    pool: Arc<Pool>,
-    id: u64,
-    kept: bool,
-}
-
-/// One instance, for those who look.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct View {
-    /// The sandbox's number.
-    pub id: u64,
-    /// Its handler.
-    #[serde(serialize_with = "as_text")]
-    pub handler: Arc<str>,
-    /// `running`, `trial`, `idle` or `paused`.
-    pub state: &'static str,
-    /// Since the fork.
-    pub age_ms: u64,
-    /// Since the last call began or ended.
-    pub unused_ms: u64,
-    /// As last measured.
-    pub memory_bytes: u64,
-}
-
-fn as_text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
 }
 
 impl Pool {
     /// An empty pool that keeps up to `budget` bytes of idle instances.
     pub fn new(budget: u64, pause_after: Duration) -> Arc<Self> {
         let state = State { policy: Instances::new(budget), all: HashMap::new() };
-        Arc::new(Self { state: Mutex::new(state), epoch: Instant::now(), pause_after })
+        let (epoch, gave_up) = (Instant::now(), AtomicU64::new(0));
+        Arc::new(Self { state: Mutex::new(state), epoch, pause_after, gave_up })
     }
 
-    /// Takes the best idle instance of a handler; it has been thawed if it was paused, and then `true` comes along.
-    pub fn take(self: &Arc<Self>, key: Key) -> Option<(Lease, bool)> {
+    /// Takes the best idle instance of a handler. If it is paused it must be woken before it is called.
+    pub fn take(self: &Arc<Self>, key: Key) -> Option<Lease> {
         loop {
-            let (id, instance, paused) = {
+            let lease = {
                 let mut state = self.state.lock();
                 let taken = state.policy.take(&key)?;
                 let entry = state.all.get_mut(&taken.id)?;
-                let paused = std::mem::replace(&mut entry.condition, Condition::Awake) == Condition::Paused;
+                let asleep = entry.condition == Condition::Paused;
+                entry.condition = if asleep { Condition::ToWake } else { Condition::Awake };
                 entry.used = Instant::now();
-                (taken.id, entry.instance.take()?, paused)
+                Lease::new(entry.instance.take()?, asleep, self, key)
             };
-            let lease = Lease { instance, seat: self.seat(id) };
-            if paused && let Err(error) = lease.handle().thaw() {
-                tracing::warn!(sandbox = id, %error, "cannot thaw a sandbox; it is destroyed");
-                continue;
-            }
             if lease.is_quiet() {
-                return Some((lease, paused));
+                return Some(lease);
             }
             // Its process ended, or it talks without being asked: it is destroyed with the lease.
         }
@@ -151,15 +122,13 @@ impl Pool {
             used: now,
             bytes: FIRST_GUESS,
             idle_timeout: instance.revision.settings.idle_timeout,
+            cpu_weight: instance.revision.settings.limits.cpu_weight,
             condition,
+            handle: instance.handle().clone(),
             instance: None,
         };
         self.state.lock().all.insert(id, entry);
-        Lease { instance: Box::new(instance), seat: self.seat(id) }
-    }
-
-    fn seat(self: &Arc<Self>, id: u64) -> Seat {
-        Seat { pool: Arc::clone(self), id, kept: false }
+        Lease::new(Box::new(instance), false, self, key)
     }
 
     /// Destroys the idle instances of a handler.
@@ -175,15 +144,72 @@ impl Pool {
 
     /// Destroys up to `count` of the least recently used idle instances. Gives how many there were.
     pub fn evict_oldest(&self, count: usize) -> usize {
+        self.give_up(|gone| gone.len() < count)
+    }
+
+    /// Destroys idle instances, the least recently used first, until so many bytes are free. Gives how many there were.
+    pub fn free_up(&self, bytes: u64) -> usize {
+        let charged = |entry: &Entry| entry.instance.as_ref().map_or(0, |instance| instance.charge.bytes());
+        self.give_up(|gone| gone.iter().map(charged).sum::<u64>() < bytes)
+    }
+
+    /// What idle instances hold.
+    pub fn idle_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state
+            .all
+            .values()
+            .filter_map(|entry| entry.instance.as_ref())
+            .map(|instance| instance.charge.bytes())
+            .sum()
+    }
+
+    fn give_up(&self, more: impl Fn(&[Entry]) -> bool) -> usize {
+        let mut gone = Vec::new();
         let mut state = self.state.lock();
-        let mut ids = Vec::new();
-        while let Some(id) = state.policy.oldest().filter(|_| ids.len() < count) {
-            state.policy.remove(id);
-            ids.push(id);
+        while more(&gone) {
+            let Some(id) = state.policy.pop_victim() else { break };
+            gone.extend(state.all.remove(&id));
         }
-        let gone = state.drop_entries(&ids);
         drop(state);
+        if !gone.is_empty() {
+            self.gave_up
+                .store(u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
         gone.len()
+    }
+
+    /// How long ago something was last given up for want of memory.
+    pub fn since_gave_up(&self) -> Option<Duration> {
+        let at = self.gave_up.load(Ordering::Relaxed);
+        (at > 0).then(|| self.now().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// A handler keeps so many idle instances, as long as there is another way to make room.
+    pub fn set_floor(&self, key: Key, floor: usize) {
+        self.state.lock().policy.set_floor(&key, floor);
+    }
+
+    /// Another revision serves a handler from now on: instances that cannot become that are destroyed, the others are held to its limits.
+    pub fn succeed(&self, key: Key, former: Option<&Revision>, revision: &Revision) {
+        if former.is_some_and(|former| former.can_become(revision)) {
+            self.apply(key, &revision.settings.limits);
+        } else {
+            self.evict(key);
+        }
+    }
+
+    /// Holds all instances of a handler to other limits from now on, those included that are out on a call.
+    fn apply(&self, key: Key, limits: &Limits) {
+        let state = self.state.lock();
+        let of = state.all.values().filter(|entry| entry.key == key);
+        let handles: Vec<_> = of.map(|entry| entry.handle.clone()).collect();
+        drop(state);
+        for handle in handles {
+            if let Err(error) = handle.apply(limits) {
+                tracing::debug!(sandbox = handle.id(), %error, "a sandbox keeps its former limits until its next call");
+            }
+        }
     }
 
     /// Instances that are running, idle and paused.
@@ -191,81 +217,6 @@ impl Pool {
         let state = self.state.lock();
         let (idle, paused) = (state.policy.len(), state.policy.paused());
         [state.all.len() - idle, idle - paused, paused]
-    }
-
-    /// All instances, the most recently used first.
-    pub fn view(&self) -> Vec<View> {
-        let state = self.state.lock();
-        let mut entries: Vec<_> = state.all.iter().collect();
-        entries.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.used));
-        entries.into_iter().map(|(id, entry)| entry.view(*id)).collect()
-    }
-
-    /// Pauses, measures and gives up idle instances, for ever.
-    pub async fn keep_up(self: Arc<Self>) {
-        let round = self.pause_after.clamp(ROUND.0, ROUND.1);
-        for count in 1_u32.. {
-            tokio::time::sleep(round).await;
-            for id in self.due() {
-                self.pause(id);
-                tokio::task::yield_now().await;
-            }
-            if count.is_multiple_of(ROUNDS_PER_CHECK) {
-                drop(self.spent());
-            }
-        }
-    }
-
-    fn due(&self) -> Vec<u64> {
-        let now = self.now();
-        let mut state = self.state.lock();
-        let to_pause = state.policy.pause(now, self.pause_after);
-        for id in &to_pause {
-            if let Some(entry) = state.all.get_mut(id) {
-                entry.condition = Condition::ToPause;
-            }
-        }
-        to_pause
-    }
-
-    /// Freezes an instance unless it was taken since. Under the lock, so that nobody takes it half frozen.
-    fn pause(&self, id: u64) {
-        let handle = {
-            let mut state = self.state.lock();
-            let Some(entry) = state.all.get_mut(&id).filter(|e| e.condition == Condition::ToPause) else {
-                return;
-            };
-            let Some(instance) = &mut entry.instance else { return };
-            if let Err(error) = instance.handle().freeze() {
-                tracing::warn!(sandbox = id, %error, "cannot freeze a sandbox; it stays awake");
-                entry.condition = Condition::Awake;
-                return;
-            }
-            instance.shrink();
-            entry.condition = Condition::Paused;
-            instance.handle().clone()
-        };
-        let Ok(bytes) = handle.memory_bytes() else { return };
-        drop(handle);
-        let mut state = self.state.lock();
-        if let Some(entry) = state.all.get_mut(&id) {
-            entry.bytes = bytes;
-        }
-        let victims = state.policy.resize(id, bytes);
-        let victims = state.drop_entries(&victims);
-        drop(state);
-        drop(victims);
-    }
-
-    /// Takes out the idle whose process has ended, and those that were not used for too long.
-    fn spent(&self) -> Vec<Entry> {
-        let mut state = self.state.lock();
-        let spent: Vec<u64> =
-            state.all.iter().filter(|(_, entry)| entry.is_spent()).map(|(id, _)| *id).collect();
-        for id in &spent {
-            state.policy.remove(*id);
-        }
-        state.drop_entries(&spent)
     }
 
     fn now(&self) -> Time {
@@ -281,79 +232,9 @@ impl State {
     }
 }
 
-impl Entry {
-    fn is_spent(&self) -> bool {
-        let Some(instance) = &self.instance else { return false };
-        self.used.elapsed() >= self.idle_timeout || !instance.is_quiet()
-    }
-
-    fn view(&self, id: u64) -> View {
-        let state = match (&self.instance, self.condition) {
-            (None, Condition::Trial) => "trial",
-            (None, _) => "running",
-            (Some(_), Condition::Paused) => "paused",
-            (Some(_), _) => "idle",
-        };
-        let millis = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        View {
-            id,
-            handler: Arc::clone(&self.handler),
-            state,
-            age_ms: millis(self.born),
-            unused_ms: millis(self.used),
-            memory_bytes: self.bytes,
-        }
-    }
-}
-
-impl Lease {
-    /// The call is over, the instance can serve another one.
-    pub fn put_back(self) {
-        let Self { mut instance, mut seat } = self;
-        seat.kept = true;
-        instance.first_call = None;
-        let revision = Arc::clone(&instance.revision);
-        let now = seat.pool.now();
-        let mut state = seat.pool.state.lock();
-        let Some(entry) = state.all.get_mut(&seat.id) else { return };
-        entry.used = Instant::now();
-        entry.instance = Some(instance);
-        let (key, bytes) = (entry.key, entry.bytes);
-        let victims = state.policy.insert(seat.id, &key, bytes, now);
-        let victims = state.drop_entries(&victims);
-        drop(state);
-        revision.births.freed();
-        if !victims.is_empty() {
-            drop_later(victims);
-        }
-    }
-}
-
 /// Kills sandboxes after the response that is about to be written.
 fn drop_later<T: Send + 'static>(victims: T) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move { drop(victims) });
-    }
-}
-
-impl Deref for Lease {
-    type Target = Instance;
-    fn deref(&self) -> &Instance {
-        &self.instance
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Instance {
-        &mut self.instance
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if !self.kept {
-            let entry = self.pool.state.lock().all.remove(&self.id);
-            drop(entry);
-        }
     }
 }

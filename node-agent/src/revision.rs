@@ -39,6 +39,8 @@ pub struct Settings {
     pub runners: u32,
     /// Instances.
     pub max_instances: u32,
+    /// Instances that are kept ready without calls.
+    pub min_warm: u32,
     /// An instance idle for so long is destroyed.
     pub idle_timeout: Duration,
     /// Whether an instance serves more than one call.
@@ -55,9 +57,10 @@ impl Settings {
             limits: Limits {
                 memory: limits.memory.bytes(),
                 cpu_millis: limits.cpu_millis,
+                cpu_weight: limits.cpu_weight,
                 pids: limits.pids,
                 scratch: limits.scratch.bytes(),
-                ..Limits::default()
+                open_files: limits.open_files,
             },
             timeout: limits.timeout,
             request: limits.request.bytes(),
@@ -65,9 +68,26 @@ impl Settings {
             log: limits.log.bytes(),
             runners: config.max_runners,
             max_instances: config.max_instances,
+            min_warm: config.min_warm,
             idle_timeout: config.idle_timeout,
             reuse: true,
         }
+    }
+
+    /// Whether a sandbox that was made for these can have others: all but what it was told when it loaded its code, its scratch space and
+    /// its open files.
+    fn can_become(&self, other: &Self) -> bool {
+        let Self { entrypoint, env, limits, runners, reuse, .. } = other;
+        let limits = Limits { scratch: limits.scratch, open_files: limits.open_files, ..self.limits };
+        let changed = Self {
+            entrypoint: entrypoint.clone(),
+            env: env.clone(),
+            limits,
+            runners: *runners,
+            reuse: *reuse,
+            ..self.clone()
+        };
+        changed == *self
     }
 
     /// Calls that may run at a time.
@@ -127,6 +147,16 @@ impl Revision {
         let load = load_meta(name, &settings, &packages);
         let (set, imports, births) = (digest(&packages), Imports::default(), Births::new());
         Arc::new(Self { bundle, settings, packages, set, imports, gate, births, load })
+    }
+
+    /// Whether an instance of this one can serve the other: the code and all that it was loaded with are the same.
+    pub fn can_become(&self, other: &Self) -> bool {
+        let folders = |revision: &Self| {
+            revision.packages.iter().map(|package| package.folder.clone()).collect::<Vec<_>>()
+        };
+        self.bundle.digest == other.bundle.digest
+            && self.settings.can_become(&other.settings)
+            && folders(self) == folders(other)
     }
 
     /// Appends the meta of a load frame.

@@ -59,9 +59,10 @@ pub fn run(file: &Path, mode: Mode) -> anyhow::Result<()> {
     let listener = bind(config.listen, "worker_port", file)?;
     let admin = bind(config.admin, "admin_port", file)?;
     // Single-threaded up to here: it changes what only a process without threads may change.
-    let host = openlambda_sandbox::prepare(host_config(&config)?)?;
+    let memory = memory(&config)?;
+    let host = openlambda_sandbox::prepare(host_config(&config, memory)?)?;
     let runtime = runtime(config.data_threads).context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config, mode, host, listener, admin));
+    let result = runtime.block_on(serve(config, memory, mode, host, listener, admin));
     runtime.shutdown_timeout(LAST_GRACE);
     result
 }
@@ -88,7 +89,14 @@ fn raise_open_files() -> anyhow::Result<()> {
         .context("cannot raise the limit of open files")
 }
 
-fn host_config(config: &WorkerConfig) -> anyhow::Result<HostConfig> {
+/// What all sandboxes may take together.
+fn memory(config: &WorkerConfig) -> anyhow::Result<u64> {
+    let there_is = openlambda_sandbox::memory_of_node()
+        .context("cannot tell how much memory there is; set memory_pool")?;
+    Ok(config.memory_pool.map_or(there_is / 5 * 4, |pool| pool.bytes()))
+}
+
+fn host_config(config: &WorkerConfig, memory: u64) -> anyhow::Result<HostConfig> {
     Ok(HostConfig {
         base: match &config.base {
             ConfigBase::Host => Base::Host,
@@ -99,6 +107,7 @@ fn host_config(config: &WorkerConfig) -> anyhow::Result<HostConfig> {
         packages_dir: Packages::visible(config),
         python: config.python.clone(),
         cgroup_pool: config.cgroup_pool as usize,
+        memory,
     })
 }
 
@@ -121,6 +130,7 @@ fn runtime(threads: u32) -> io::Result<Runtime> {
 
 async fn serve(
     config: WorkerConfig,
+    memory: u64,
     mode: Mode,
     host: Host,
     listener: TcpListener,
@@ -136,8 +146,8 @@ async fn serve(
         Mode::Directory => Source::Directory(Directory::new(config.registry_dir.clone())),
         Mode::Kubernetes { .. } => Source::Pushed,
     };
-    let agent =
-        Agent::new(config, source, metrics, readiness.clone()).context("cannot prepare worker_dir")?;
+    let agent = Agent::new(config, memory, source, metrics, readiness.clone())
+        .context("cannot prepare worker_dir")?;
     let report = Arc::new(Report::default());
     let router = router(registry, &agent, &mode, &report);
     let _admin = AdminServer::start(admin, router)?;

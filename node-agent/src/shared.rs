@@ -147,7 +147,7 @@ impl Driver {
             }
         };
         match lost {
-            None if !self.broken && self.function.serves(&lease.revision) => lease.put_back(),
+            None if !self.broken && self.function.keeps(&mut lease) => lease.put_back(),
             None => {}
             Some(lost) => {
                 self.end_logs(&mut lease);

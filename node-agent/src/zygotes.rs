@@ -25,6 +25,9 @@ pub enum NoSandbox {
     /// None came up in time.
     #[error("no Zygote is up to fork a sandbox from: {0}")]
     NoZygote(String),
+    /// There was no memory for it.
+    #[error("{0}")]
+    NoRoom(String),
     /// The fork was refused.
     #[error("a sandbox could not be forked: {0}")]
     Fork(#[from] ForkError),

@@ -18,7 +18,11 @@ mod contract;
 mod import_cache;
 #[path = "local/lifecycle.rs"]
 mod lifecycle;
+#[path = "local/memory.rs"]
+mod memory;
 #[path = "local/packages.rs"]
 mod packages;
+#[path = "local/scaling.rs"]
+mod scaling;
 #[path = "local/worker.rs"]
 mod worker;

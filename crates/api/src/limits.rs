@@ -23,10 +23,18 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::cpu")]
     pub cpu: Option<Quantity>,
+    /// The handler's share of busy processors, beside others that have 100; its running instances divide it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub cpu_weight: Option<i32>,
     /// Processes and threads of one instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32_768))]
     pub pids: Option<i32>,
+    /// Open files of each process of an instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub open_files: Option<i32>,
     /// Time of one call; the instance is killed at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::timeout")]
@@ -82,9 +90,15 @@ pub struct DefaultLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::cpu")]
     pub cpu: Option<Quantity>,
+    /// A handler's share of busy processors, beside others that have 100; its running instances divide it.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub cpu_weight: i32,
     /// Processes and threads of one instance.
     #[schemars(range(min = 1, max = 32_768))]
     pub pids: i32,
+    /// Open files of each process of an instance.
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub open_files: i32,
     /// Time of one call; the instance is killed at it.
     #[schemars(schema_with = "schema::timeout")]
     pub timeout: Span,
@@ -104,7 +118,9 @@ impl Default for DefaultLimits {
         Self {
             memory: "128Mi".into(),
             cpu: None,
+            cpu_weight: 100,
             pids: 64,
+            open_files: 1024,
             timeout: "30s".into(),
             scratch: "64Mi".into(),
             request: "6Mi".into(),

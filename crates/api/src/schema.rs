@@ -104,6 +104,11 @@ pub(crate) fn memory(_: &mut SchemaGenerator) -> Schema {
     size_between("16Mi", "1Ti", "must be between 16Mi, below which Python does not start, and 1Ti")
 }
 
+/// Memory of all sandboxes of a node.
+pub(crate) fn memory_pool(_: &mut SchemaGenerator) -> Schema {
+    size_between("256Mi", "64Ti", "must be between 256Mi and 64Ti")
+}
+
 /// The longest body of a request or a response.
 pub(crate) fn body(_: &mut SchemaGenerator) -> Schema {
     size_between("1", "1Gi", "must be between 1 byte and 1Gi")

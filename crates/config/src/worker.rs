@@ -29,6 +29,8 @@ pub use paths::Base;
 
 /// The port of a worker that names none.
 pub const DEFAULT_PORT: u16 = 8080;
+/// Below this not even a few sandboxes fit.
+const MIN_POOL: Size = Size::from_mib(256);
 /// So far above a port lies its admin port, unless the file says otherwise.
 pub const ADMIN_PORT_OFFSET: u16 = 1000;
 
@@ -57,6 +59,8 @@ pub struct WorkerConfig {
     pub max_runners: u32,
     /// `handler_cache_size`: memory that idle instances may hold; zero means that none is kept.
     pub handler_cache: Size,
+    /// `memory_pool`: memory that all sandboxes and Zygotes may take together; none means four fifths of what there is.
+    pub memory_pool: Option<Size>,
     /// `import_cache_size`: memory of the Zygotes that hold packages; zero means that there are none.
     pub import_cache: Size,
     /// `import_cache_tree`: which Zygotes there are; none means that they follow the demand.
@@ -210,6 +214,7 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         admin,
         max_runners: root.read("max_runners", 0, values::whole(0..=1024)).max(1),
         handler_cache: root.read("handler_cache_size", Size::ZERO, values::size),
+        memory_pool: root.optional("memory_pool", values::size_from(MIN_POOL)),
         import_cache: root.read("import_cache_size", Size::ZERO, values::size),
         import_tree: import_tree::read(root, directory),
         spares: root.read("spares", 8, values::whole(0..=64)),
@@ -248,7 +253,7 @@ fn create_queue(root: &mut Section<'_>) -> u32 {
         root.blame(original, None, format!("stands beside {right:?}, which means the same: remove one"));
     }
     let first = root.optional(original, values::whole(1..=1_000_000));
-    root.optional(right, values::whole(1..=1_000_000)).or(first).unwrap_or(100)
+    root.optional(right, values::whole(1..=1_000_000)).or(first).unwrap_or(1000)
 }
 
 /// Where the worker listens: for calls, and for metrics and probes.

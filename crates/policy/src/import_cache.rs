@@ -348,6 +348,11 @@ impl ImportCache {
         self.known.cost(package)
     }
 
+    /// Nodes may hold so much from now on: the next plan sees to it.
+    pub fn set_budget(&mut self, budget: u64) {
+        self.settings.budget = budget;
+    }
+
     /// What all nodes hold; those that are being created count as estimated.
     pub fn bytes(&self) -> u64 {
         self.nodes.bytes()

@@ -2,7 +2,8 @@
 //!
 //! A least-recently-used list under a budget of bytes (`handler_cache_size`). It holds the idle only: who takes one
 //! out owns it, and puts it back when the call is over. An id that this gives back as a victim is forgotten here; the
-//! caller destroys the instance. Invariant: after every call the bytes held are within the budget.
+//! caller destroys the instance. A handler may have a floor: so many idle ones are given up only when nothing else is left.
+//! Invariant: after every call the bytes held are within the budget.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -35,6 +36,12 @@ struct OfHandler {
     paused: BTreeMap<u64, u64>,
 }
 
+impl OfHandler {
+    fn len(&self) -> usize {
+        self.awake.len() + self.paused.len()
+    }
+}
+
 /// The idle instances, by handlers `K`.
 #[derive(Debug)]
 pub struct Instances<K> {
@@ -45,6 +52,7 @@ pub struct Instances<K> {
     by_turn: BTreeMap<u64, u64>,
     awake: BTreeSet<(u64, u64)>,
     handlers: HashMap<K, OfHandler>,
+    floors: HashMap<K, usize>,
 }
 
 impl<K: Clone + Eq + Hash> Instances<K> {
@@ -58,6 +66,7 @@ impl<K: Clone + Eq + Hash> Instances<K> {
             by_turn: BTreeMap::new(),
             awake: BTreeSet::new(),
             handlers: HashMap::new(),
+            floors: HashMap::new(),
         }
     }
 
@@ -118,6 +127,31 @@ impl<K: Clone + Eq + Hash> Instances<K> {
         ids
     }
 
+    /// A handler keeps so many idle instances from now on, as long as there is another way to make room.
+    pub fn set_floor(&mut self, handler: &K, floor: usize) {
+        if floor == 0 {
+            self.floors.remove(handler);
+        } else {
+            self.floors.insert(handler.clone(), floor);
+        }
+    }
+
+    /// Whether the handler of this one has more idle instances than its floor.
+    pub fn is_above_floor(&self, id: u64) -> bool {
+        let Some(idle) = self.idle.get(&id) else { return false };
+        let floor = self.floors.get(&idle.handler).copied().unwrap_or(0);
+        floor == 0 || self.of_handler(&idle.handler) > floor
+    }
+
+    /// Takes out the one to give up next: the least recently used of those above their floors, else of all.
+    #[must_use = "a victim is forgotten here and must be destroyed"]
+    pub fn pop_victim(&mut self) -> Option<u64> {
+        let above = self.by_turn.values().copied().find(|id| self.is_above_floor(*id));
+        let victim = above.or_else(|| self.oldest())?;
+        self.remove(victim);
+        Some(victim)
+    }
+
     /// Takes out those that have been idle for `idle_timeout`, least recently used first.
     #[must_use = "victims are forgotten here and must be destroyed"]
     pub fn expire(&mut self, now: Time, idle_timeout: Time) -> Vec<u64> {
@@ -167,6 +201,11 @@ impl<K: Clone + Eq + Hash> Instances<K> {
         self.idle.len()
     }
 
+    /// Instances of one handler.
+    pub fn of_handler(&self, handler: &K) -> usize {
+        self.handlers.get(handler).map_or(0, OfHandler::len)
+    }
+
     /// Whether none is held.
     pub fn is_empty(&self) -> bool {
         self.idle.is_empty()
@@ -180,8 +219,7 @@ impl<K: Clone + Eq + Hash> Instances<K> {
     fn shrink(&mut self) -> Vec<u64> {
         let mut victims = Vec::new();
         while self.bytes > self.budget {
-            let Some(id) = self.oldest() else { break };
-            self.remove(id);
+            let Some(id) = self.pop_victim() else { break };
             victims.push(id);
         }
         victims

@@ -1,5 +1,5 @@
 //! Every decision as a pure function or state machine: which agent gets a call, who waits and who is turned away,
-//! which idle instance serves next and which is given up, which Zygotes hold which imports, which
+//! which idle instance serves next and which is given up, whose sandboxes get the memory, which Zygotes hold which imports, which
 //! packages leave the disk.
 //!
 //! Invariant: nothing here reads a clock, a file or a socket. Time is an argument: a [`Time`], the span since an
@@ -15,7 +15,10 @@ pub mod hash;
 pub mod import_cache;
 pub mod instances;
 pub mod load;
+pub mod memory;
 pub mod packages;
+pub mod pressure;
+pub mod scaling;
 pub mod simulate;
 pub mod spares;
 

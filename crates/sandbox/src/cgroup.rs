@@ -5,12 +5,14 @@
 
 mod detect;
 mod group;
+mod node;
 mod owned;
 mod pool;
 mod tree;
 
 pub use group::Cgroup;
 pub(crate) use group::borrow;
+pub use node::memory_of_node;
 pub(crate) use owned::OwnedGroup;
 pub use pool::CgroupPool;
 pub use tree::{CgroupError, CgroupTree};

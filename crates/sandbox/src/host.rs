@@ -30,6 +30,8 @@ pub struct HostConfig {
     pub python: PathBuf,
     /// Cgroups kept ready.
     pub cgroup_pool: usize,
+    /// Bytes of memory that all sandboxes, Zygotes and tools may take together; the kernel sees to it.
+    pub memory: u64,
 }
 
 /// Why sandboxes cannot be made here.
@@ -108,7 +110,7 @@ pub fn prepare(config: HostConfig) -> Result<Host, PrepareError> {
     let lock = lock(&config.state_dir)?;
     sweep_previous(&config.state_dir)?;
     open_store(&config.packages_dir)?;
-    let tree = own_cgroups(&config.state_dir)?;
+    let tree = own_cgroups(&config)?;
     let root = private_root(&config).inspect_err(|_| {
         let _ = tree.remove();
     })?;
@@ -141,15 +143,16 @@ fn open_store(dir: &Path) -> Result<(), PrepareError> {
     on("open up the folder", dir, fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
 }
 
-fn own_cgroups(dir: &Path) -> Result<CgroupTree, PrepareError> {
+fn own_cgroups(config: &HostConfig) -> Result<CgroupTree, PrepareError> {
     let tree = CgroupTree::create(&format!("openlambda-{}", std::process::id()))?;
-    let record = dir.join(CGROUPS_FILE);
+    let record = config.state_dir.join(CGROUPS_FILE);
     let write = || {
         let mut file = File::create(&record)?;
         tree.roots().iter().try_for_each(|root| writeln!(file, "{}", root.display()))?;
         file.sync_all()
     };
     on("write", &record, write())?;
+    tree.limit_memory(config.memory)?;
     Ok(tree)
 }
 

@@ -57,6 +57,7 @@ mod zygote;
 pub use {
     base::Base,
     branch::BranchError,
+    cgroup::memory_of_node,
     host::{Host, HostConfig, PrepareError, prepare},
     limits::Limits,
     nursery::{Nursery, StartError},

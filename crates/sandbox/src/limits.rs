@@ -7,6 +7,8 @@ pub struct Limits {
     pub memory: u64,
     /// Thousandths of a CPU; none = no quota.
     pub cpu_millis: Option<u32>,
+    /// Its share of the CPUs when they are busy, beside others that have 100.
+    pub cpu_weight: u32,
     /// Processes and threads.
     pub pids: u32,
     /// Bytes that `/host` and `/tmp` hold together.
@@ -17,6 +19,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 128 << 20, cpu_millis: None, pids: 64, scratch: 64 << 20, open_files: 1024 }
+        Self {
+            memory: 128 << 20,
+            cpu_millis: None,
+            cpu_weight: 100,
+            pids: 64,
+            scratch: 64 << 20,
+            open_files: 1024,
+        }
     }
 }

@@ -203,6 +203,11 @@ impl SandboxHandle {
         self.0.0.with_group(|group| group.apply(limits))
     }
 
+    /// Its share of busy CPUs from now on, until limits are applied again.
+    pub fn set_cpu_weight(&self, weight: u32) -> io::Result<()> {
+        self.0.0.with_group(|group| group.set_weight(weight))
+    }
+
     /// Bytes of memory charged to it.
     pub fn memory_bytes(&self) -> io::Result<u64> {
         self.0.0.with_group(Cgroup::memory_bytes)

@@ -16,7 +16,7 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Spares may take one part in so many of the import cache's memory.
 const SHARE: u64 = 4;
 /// What a spare is taken to hold.
-const BYTES: u64 = 2 << 20;
+pub(super) const BYTES: u64 = 2 << 20;
 
 impl ImportCache {
     /// Keeps the spares at their number until the worker's end.
@@ -54,7 +54,9 @@ impl ImportCache {
         drop(state);
         nodes.sort_unstable_by_key(|(id, _)| *id);
         let rates: Vec<f64> = nodes.iter().map(|(_, rate)| *rate).collect();
-        let room = usize::try_from(self.budget / SHARE / BYTES).unwrap_or(usize::MAX);
+        // None where memory is wanted.
+        let budget = if self.memory.has_room(BYTES) { self.budget } else { 0 };
+        let room = usize::try_from(budget / SHARE / BYTES).unwrap_or(usize::MAX);
         nodes.into_iter().map(|(id, _)| id).zip(wanted(&rates, self.limits.spares, room)).collect()
     }
 
@@ -66,6 +68,17 @@ impl ImportCache {
             let (zygote, _) = node.idlest()?;
             (node.spares.len() < target && !zygote.has_ended()).then(|| (id, zygote.clone()))
         })
+    }
+
+    /// Gives up all spares. Gives how many there were.
+    pub fn give_up_spares(&self) -> usize {
+        let mut state = self.state.lock();
+        let gone: Vec<_> =
+            state.live.values_mut().flat_map(|node| std::mem::take(&mut node.spares)).collect();
+        self.count(&state);
+        drop(state);
+        self.metrics.evicted("spares", gone.len());
+        gone.len()
     }
 
     /// Gives up the spares that are too many.

@@ -255,8 +255,9 @@ impl Deployer {
         match made.result {
             Ok(revision) => {
                 if !entry.function.serves(&revision) {
+                    let former = entry.function.serving();
                     self.maker.functions().install(&entry.function, Arc::clone(&revision));
-                    self.pool.evict(entry.function.key);
+                    self.pool.succeed(entry.function.key, former.as_deref(), &revision);
                 }
                 self.report.ready(name, entry.generation, &revision.bundle, made.packages.as_deref());
                 entry.packages = made.packages;

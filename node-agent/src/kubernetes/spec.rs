@@ -97,6 +97,8 @@ pub fn settings(
     let mut settings = Settings { entrypoint: entrypoint(&spec.entrypoint)?, env, ..defaults.clone() };
     let sandbox = &mut settings.limits;
     set(&mut sandbox.memory, "spec.limits.memory", limits.memory, |size| size_from(MIN_MEMORY, size))?;
+    set(&mut sandbox.cpu_weight, "spec.limits.cpuWeight", limits.cpu_weight, positive)?;
+    set(&mut sandbox.open_files, "spec.limits.openFiles", limits.open_files, positive)?;
     set(&mut sandbox.pids, "spec.limits.pids", limits.pids, positive)?;
     set(&mut sandbox.scratch, "spec.limits.scratch", limits.scratch, |size| size_from(4096, size))?;
     set(&mut sandbox.cpu_millis, "spec.limits.cpu", limits.cpu, cpu_millis)?;
@@ -106,6 +108,7 @@ pub fn settings(
     set(&mut settings.response, "spec.limits.response", limits.response, response)?;
     set(&mut settings.runners, "spec.concurrency.perInstance", concurrency.per_instance, positive)?;
     set(&mut settings.max_instances, "spec.concurrency.maxInstances", concurrency.max_instances, positive)?;
+    set(&mut settings.min_warm, "spec.concurrency.minWarm", concurrency.min_warm, from_zero)?;
     set(&mut settings.idle_timeout, "spec.concurrency.idleTimeout", concurrency.idle_timeout, span)?;
     if spec.reuse == Reuse::Never {
         settings.reuse = false;
@@ -162,6 +165,10 @@ fn positive(number: i32) -> Result<u32, String> {
     }
 }
 
+fn from_zero(number: i32) -> Result<u32, String> {
+    u32::try_from(number).map_err(|_| format!("{number} must be 0 or more"))
+}
+
 fn cpu_millis(quantity: Quantity) -> Result<Option<u32>, String> {
     let text = quantity.0.trim();
     let wrong = || format!("{text:?} is no number of cores such as 1, \"0.5\" or 500m");
@@ -207,17 +214,18 @@ mod tests {
         let settings = map(json!({
             "entrypoint": "app.api.main",
             "limits": {
-                "memory": "512Mi", "cpu": "500m", "pids": 7, "timeout": "1m30s", "scratch": "1Gi", "request": "1Ki",
+                "memory": "512Mi", "cpu": "500m", "cpuWeight": 50, "pids": 7, "openFiles": 32, "timeout": "1m30s", "scratch": "1Gi", "request": "1Ki",
                 "response": "2Ki"
             },
-            "concurrency": {"perInstance": 4, "maxInstances": 9, "idleTimeout": "5s"},
+            "concurrency": {"perInstance": 4, "maxInstances": 9, "minWarm": 2, "idleTimeout": "5s"},
         }))
         .unwrap();
         let limits = settings.limits;
         assert_eq!((limits.memory, limits.pids, limits.scratch), (512 << 20, 7, 1 << 30));
         assert_eq!((limits.cpu_millis, settings.timeout.as_secs()), (Some(500), 90));
         assert_eq!((settings.request, settings.response), (1024, 2048));
-        assert_eq!((settings.runners, settings.max_instances), (4, 9));
+        assert_eq!((limits.cpu_weight, limits.open_files), (50, 32));
+        assert_eq!((settings.runners, settings.max_instances, settings.min_warm), (4, 9, 2));
         assert_eq!((settings.idle_timeout.as_secs(), settings.reuse), (5, true));
         assert_eq!(settings.entrypoint, "app.api.main");
     }

@@ -28,8 +28,14 @@ const AT_ONCE: usize = 2;
 /// What one run of uv may take: a large wheel on a slow line.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// What one run of uv may use.
-const LIMITS: Limits =
-    Limits { memory: 1 << 30, cpu_millis: None, pids: 256, scratch: 256 << 20, open_files: 4096 };
+const LIMITS: Limits = Limits {
+    memory: 1 << 30,
+    cpu_millis: None,
+    cpu_weight: 100,
+    pids: 256,
+    scratch: 256 << 20,
+    open_files: 4096,
+};
 /// So long a failure is told again without another try: one that may pass, and one that may not.
 const REMEMBERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Failures that are remembered.

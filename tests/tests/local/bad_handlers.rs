@@ -59,7 +59,8 @@ fn fork_bomb() -> Result<()> {
     let source = "import os\ndef bad():\n    while True:\n        try:\n            os.fork()\n        except OSError:\n            pass\n";
     survive(source, &json!({"limits": {"timeout": "2s", "pids": 32}}), |cluster, response| {
         ensure!([500, 504].contains(&response.status), "{response:?}");
-        until("only idle sandboxes", || Ok((cluster.sandboxed_processes(0)?.len() <= 3).then_some(())))
+        // The Zygote, its spares, the neighbour, and another instance in place of the bad one.
+        until("only idle sandboxes", || Ok((cluster.sandboxed_processes(0)?.len() <= 5).then_some(())))
     })
 }
 

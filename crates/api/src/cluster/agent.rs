@@ -33,6 +33,10 @@ pub struct AgentSpec {
     pub priority_class_name: Option<String>,
     /// Where packages and bundles are kept.
     pub storage: Storage,
+    /// Memory that all sandboxes of a node may take together, Zygotes included; four fifths of the pod's limit, or of the node, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::memory_pool")]
+    pub memory_pool: Option<ByteSize>,
     /// Zygotes that have packages imported.
     pub import_cache: ImportCache,
     /// Paused instances, least recently used first out.

@@ -78,9 +78,9 @@ fn every_key_of_the_original_is_accepted() {
 fn our_keys_are_accepted() {
     let config = load(&with(&json!({
         "worker_port": 8080, "admin_port": 9, "worker_host": "127.0.0.1", "response_details": true,
-        "limits": {"memory": "64Mi", "cpu": "500m", "pids": 8, "timeout": "1500ms", "scratch": "1Mi",
+        "limits": {"memory": "64Mi", "cpu": "500m", "cpu_weight": 50, "pids": 8, "open_files": 64, "timeout": "1500ms", "scratch": "1Mi",
                    "request": "1Mi", "response": "2Mi", "log": 0},
-        "max_instances": 3, "queue_length": 0, "queue_timeout": "1s", "pause_after": "0s", "idle_timeout": "1m",
+        "memory_pool": "2Gi", "max_instances": 3, "queue_length": 0, "queue_timeout": "1s", "pause_after": "0s", "idle_timeout": "1m",
         "drain_timeout": "0s", "python": "/opt/python", "data_threads": 2, "sandbox_create_queue_size": 9,
         "handler_cache_size": "512Mi", "packages_size": "1Gi", "packages_ca": "ca.pem", "allow_source_builds": true, "uv": "/opt/uv"
     })))
@@ -90,6 +90,8 @@ fn our_keys_are_accepted() {
     assert_eq!(config.uv.as_deref(), Some(Path::new("/opt/uv")));
     assert_eq!(config.admin.to_string(), "127.0.0.1:9");
     assert_eq!(config.limits.cpu_millis, Some(500));
+    assert_eq!((config.limits.cpu_weight, config.limits.open_files), (50, 64));
+    assert_eq!(config.memory_pool, Some(Size::from_mib(2048)));
     assert_eq!(config.limits.timeout, Duration::from_millis(1500));
     assert_eq!((config.create_queue, config.queue_length, config.data_threads), (9, 0, 2));
     assert_eq!(config.handler_cache, Size::from_kib(524_288));

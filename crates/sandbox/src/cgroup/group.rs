@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,6 +20,8 @@ pub(super) enum Files {
 
 /// The scheduler's period, in µs, that quotas refer to: the kernel's default.
 const PERIOD_US: u64 = 100_000;
+/// The weight that a group is born with, and what v1 calls it.
+const WEIGHT: (u32, u32) = (100, 1024);
 
 /// A control group of one Zygote or sandbox.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Cgroup {
     /// Descriptors a child joins through, opened ahead of need and handed out once.
     join: Mutex<Option<Vec<OwnedFd>>>,
     applied: Mutex<Option<Limits>>,
+    weight: AtomicU32,
     frozen: AtomicBool,
     oom_kills_seen: AtomicU64,
 }
@@ -38,6 +41,7 @@ impl Cgroup {
             files,
             join: Mutex::new(None),
             applied: Mutex::new(None),
+            weight: AtomicU32::new(WEIGHT.0),
             frozen: AtomicBool::new(false),
             oom_kills_seen: AtomicU64::new(0),
         };
@@ -93,6 +97,7 @@ impl Cgroup {
         if before.map_or(limits.cpu_millis.is_some(), |b| b.cpu_millis != limits.cpu_millis) {
             self.limit_cpu(limits.cpu_millis)?;
         }
+        self.set_weight(limits.cpu_weight)?;
         *applied = Some(*limits);
         Ok(())
     }
@@ -133,6 +138,20 @@ impl Cgroup {
                 let quota = quota.map_or("max".to_owned(), |us| us.to_string());
                 fs::write(dir.join("cpu.max"), format!("{quota} {PERIOD_US}"))
             }
+        }
+    }
+
+    /// Its share of busy CPUs from now on, beside others that have 100; what is set already is not written again.
+    pub fn set_weight(&self, weight: u32) -> io::Result<()> {
+        if self.weight.swap(weight, Ordering::AcqRel) == weight {
+            return Ok(());
+        }
+        match &self.files {
+            Files::V1 { cpu, .. } => {
+                let shares = u64::from(weight) * u64::from(WEIGHT.1) / u64::from(WEIGHT.0);
+                fs::write(cpu.join("cpu.shares"), shares.max(2).to_string())
+            }
+            Files::V2(dir) => fs::write(dir.join("cpu.weight"), weight.clamp(1, 10_000).to_string()),
         }
     }
 

@@ -103,6 +103,13 @@ impl CgroupTree {
         &self.roots
     }
 
+    /// All groups together may take so many bytes of memory.
+    pub fn limit_memory(&self, bytes: u64) -> Result<(), CgroupError> {
+        let name = if self.v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        let file = self.root_of("memory").join(name);
+        io_error("write", &file, fs::write(&file, bytes.to_string()))
+    }
+
     /// Makes a group.
     pub fn group(&self, name: &str) -> io::Result<Cgroup> {
         for root in &self.roots {

@@ -46,6 +46,7 @@ impl Fixture {
             packages_dir: dir.path().join("packages"),
             python: PathBuf::from("/usr/bin/python3"),
             cgroup_pool: 4,
+            memory: 1 << 30,
         };
         let host: Host = prepare(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -74,13 +74,18 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
         "drain_timeout": format!("{}s", cluster.agent_drain().as_secs()),
         "limits": {
             "memory": limits.memory,
+            "cpu_weight": limits.cpu_weight,
             "pids": limits.pids,
+            "open_files": limits.open_files,
             "timeout": limits.timeout,
             "scratch": limits.scratch,
             "request": limits.request,
             "response": limits.response,
         },
     });
+    if let Some(pool) = &spec.agent.memory_pool {
+        file["memory_pool"] = json!(pool);
+    }
     if let Some(cpu) = &limits.cpu {
         file["limits"]["cpu"] = json!(cpu.0);
     }
