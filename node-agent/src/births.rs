@@ -169,6 +169,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_becomes_free_comes_before_what_is_waited_for() {
+        let (births, free) = (Births::new(), AtomicUsize::new(0));
+        assert_eq!(births.unless_freed(async { 7 }, || take(&free)).await, Ok(7));
+        let never = births.unless_freed(std::future::pending::<()>(), || take(&free));
+        let mut never = pin!(never);
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut never).await.is_err());
+        // Somebody else took the first one.
+        births.freed();
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut never).await.is_err());
+        free.store(1, Ordering::Relaxed);
+        births.freed();
+        assert_eq!(never.await, Err(()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_in_time_is_told() {
         let births = Births::new();
         let _all = births.turns.acquire_many(births.turns.available_permits() as u32).await.unwrap();

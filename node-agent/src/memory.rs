@@ -321,7 +321,7 @@ mod tests {
             second
         });
         tokio::task::yield_now().await;
-        assert_eq!(pool.shortage(), 0 + 60 + 10 + 40 - 100);
+        assert_eq!(pool.shortage(), 60 + 10 + 40 - 100);
         drop(first);
         assert_eq!(grown.await.unwrap().bytes(), 50);
         assert_eq!(pool.view().charged_bytes, 0);

@@ -74,20 +74,14 @@ impl Settings {
         }
     }
 
-    /// Whether a sandbox that was made for these can have others: all but what it was told when it loaded its code, its scratch space and
-    /// its open files.
+    /// Whether a sandbox that was made for these can have the other ones: what it was told when it loaded its code, its scratch space and
+    /// its open files stay as they are.
     fn can_become(&self, other: &Self) -> bool {
-        let Self { entrypoint, env, limits, runners, reuse, .. } = other;
-        let limits = Limits { scratch: limits.scratch, open_files: limits.open_files, ..self.limits };
-        let changed = Self {
-            entrypoint: entrypoint.clone(),
-            env: env.clone(),
-            limits,
-            runners: *runners,
-            reuse: *reuse,
-            ..self.clone()
+        let fixed = |settings: &Self| {
+            let Self { entrypoint, env, limits, runners, reuse, .. } = settings;
+            (entrypoint.clone(), env.clone(), limits.scratch, limits.open_files, *runners, *reuse)
         };
-        changed == *self
+        fixed(self) == fixed(other)
     }
 
     /// Calls that may run at a time.
@@ -240,6 +234,24 @@ pub mod tests {
             "threads": 4
         });
         assert_eq!(meta, want);
+    }
+
+    #[test]
+    fn what_a_sandbox_that_lives_can_become() {
+        let limits = Limits { memory: 1, cpu_millis: Some(1), cpu_weight: 1, pids: 1, ..defaults().limits };
+        let other =
+            Settings { limits, timeout: Duration::from_secs(1), max_instances: 1, min_warm: 1, ..defaults() };
+        assert!(defaults().can_become(&other));
+        let scratch = Limits { scratch: 1, ..defaults().limits };
+        for other in [
+            Settings { entrypoint: "a.b".into(), ..defaults() },
+            Settings { env: BTreeMap::from([("A".into(), "1".into())]), ..defaults() },
+            Settings { limits: scratch, ..defaults() },
+            Settings { runners: 2, ..defaults() },
+            Settings { reuse: false, ..defaults() },
+        ] {
+            assert!(!defaults().can_become(&other), "{other:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod editing;
 mod examples;
 #[path = "kubernetes/first_answer.rs"]
 mod first_answer;
+#[path = "kubernetes/limits.rs"]
+mod limits;
 #[path = "kubernetes/many.rs"]
 mod many;
 #[path = "kubernetes/nodes.rs"]

@@ -10,6 +10,7 @@ mod import;
 mod kubernetes;
 mod lard;
 mod machine;
+mod node;
 mod operator;
 mod overhead;
 mod report;
@@ -66,6 +67,8 @@ enum What {
         #[arg(long, default_value_t = 500)]
         handlers: u32,
     },
+    /// A node full of handlers, neighbours at their limits, and waking a paused instance
+    Node,
     /// What lard adds to a warm call, against haproxy and nginx where they are in PATH
     Overhead,
     /// The balancing policies, simulated
@@ -95,6 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Lard(_) => bail!("the simulation measures nothing"),
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
+        What::Node => node::run(&bench)?,
         What::Overhead => overhead::run(&bench)?,
         What::Apply => apply::run(&bench)?,
         What::Burst => burst::run(&bench)?,

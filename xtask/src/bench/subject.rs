@@ -64,6 +64,13 @@ impl Subject {
         Ok(Self { cluster, worker })
     }
 
+    /// Deploys one more handler.
+    pub fn handler(&self, name: &str, source: &str) -> Result<()> {
+        let folder = self.cluster.directory().join("registry").join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(fs::write(folder.join("lambda_func.py"), source)?)
+    }
+
     /// Starts lard in front of the worker.
     pub fn load_balancer(&self) -> Result<SocketAddr> {
         self.cluster.load_balancer(ports::free(7079, 1)?)

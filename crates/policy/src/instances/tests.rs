@@ -136,6 +136,24 @@ impl Model {
     }
 }
 
+#[test]
+fn a_floor_is_given_up_last() {
+    let mut instances = Instances::new(30);
+    instances.set_floor(&"kept", 1);
+    assert!(instances.insert(1, &"kept", 10, ms(0)).is_empty());
+    assert!(instances.insert(2, &"kept", 10, ms(1)).is_empty());
+    assert!(instances.is_above_floor(1) && instances.of_handler(&"kept") == 2);
+    assert!(instances.insert(3, &"other", 10, ms(2)).is_empty());
+    assert_eq!(instances.pop_victim(), Some(1));
+    assert_eq!(instances.pop_victim(), Some(3), "the last of a floor is older, and stays");
+    assert!(!instances.is_above_floor(2));
+    assert_eq!(instances.pop_victim(), Some(2));
+    assert_eq!(instances.pop_victim(), None);
+    instances.set_floor(&"kept", 0);
+    assert!(instances.insert(4, &"kept", 10, ms(3)).is_empty());
+    assert!(instances.is_above_floor(4));
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Insert(u64, u8, u64),
