@@ -186,6 +186,12 @@ impl Cluster {
         Ok(Pid::from_raw(text.trim().parse()?))
     }
 
+    /// The pid of lard.
+    pub fn balancer_pid(&self) -> Result<Pid> {
+        let text = fs::read_to_string(self.path().join("logs/load_balancer.pid"))?;
+        Ok(Pid::from_raw(text.trim().parse()?))
+    }
+
     /// Sends a signal to a worker.
     pub fn signal_worker(&self, index: u16, signal: Signal) -> Result<()> {
         if signal == Signal::SIGKILL {
@@ -267,9 +273,11 @@ impl Cluster {
 
     /// Waits until a worker's process is gone.
     pub fn wait_for_worker_end(&self, pid: Pid) -> Result<()> {
+        // One that is waited for by nobody is a zombie, and has let go of everything once its other threads have ended too.
         until(&format!("the end of process {pid}"), || {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            Ok((state.is_empty() || (state.contains(") Z ") && threads <= 1)).then_some(()))
         })
     }
 }
