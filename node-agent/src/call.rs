@@ -162,6 +162,11 @@ impl Call {
         Poll::Ready(End::TimedOut)
     }
 
+    /// Whether a handler may have seen it.
+    pub fn has_begun(&self) -> bool {
+        self.lease.handle().is_born()
+    }
+
     /// Ends the call; gives the instance back, and how many bytes of its output were not logged.
     pub fn end(mut self, writer: Writer<'_>) -> (Lease, u64) {
         let dropped = self.lease.logs.end(writer);

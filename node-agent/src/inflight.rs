@@ -1,5 +1,6 @@
 //! A call on its way through a sandbox. If the client goes away meanwhile, the call runs on by itself, to its end or to
-//! its deadline, so that the sandbox can be used again; slot and sandbox are never lost.
+//! its deadline, so that the sandbox can be used again; slot and sandbox are never lost. A call whose sandbox is not up yet is given up
+//! with it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -122,6 +123,10 @@ impl Drop for InFlight {
             request = self.id.as_str(),
             "the client has gone away"
         );
+        // It waits for its sandbox to come up: that is given up instead, so that the handler never sees it.
+        if !call.has_begun() {
+            return;
+        }
         let mut alone = Self {
             agent: Arc::clone(&self.agent),
             function: Arc::clone(&self.function),

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use openlambda_api::Reason;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::Agent;
@@ -23,6 +24,8 @@ use crate::reply::{Answer, Failure, RequestId, seal, text};
 
 /// A client has so long for its headers; an idle connection lives so long as well.
 const HEADERS: Duration = Duration::from_secs(10);
+/// A client that takes nothing of an answer for so long, in milliseconds, loses it with its connection.
+const UNREAD_MS: u32 = 30_000;
 /// When no connection can be taken (out of descriptors), the next try is after this.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Lines of `/history`, as many as the original has.
@@ -53,6 +56,9 @@ pub async fn serve(agent: Arc<Agent>, listener: TcpListener) {
 async fn connection(agent: Arc<Agent>, builder: http1::Builder, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection without TCP_NODELAY");
+    }
+    if let Err(error) = sockopt::set_tcp_user_timeout(&stream, UNREAD_MS) {
+        tracing::debug!(%error, "a connection without a limit for answers that nobody takes");
     }
     let service = service_fn(|request: Request<Incoming>| {
         let agent = &agent;

@@ -1,17 +1,21 @@
 //! A cluster directory with real workers and a real lard, started by the real `admin`, and taken down with proof.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::books;
 use crate::http::{Request, Response};
+use crate::leaks::Traces;
 use crate::wait::until;
 
 /// Ports are taken from here on, each with the admin port 1000 above free as well.
@@ -23,7 +27,18 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     port: u16,
     balancer_port: u16,
+    seen: Mutex<Seen>,
 }
+
+/// What its workers had and what was done to them, for the proof at the end.
+#[derive(Debug, Default)]
+struct Seen {
+    cgroups: BTreeSet<PathBuf>,
+    killed: BTreeSet<u16>,
+}
+
+/// Workers that a test may start.
+const MOST_WORKERS: u16 = 4;
 
 /// The path of one of our binaries.
 pub fn binary(name: &str) -> Result<PathBuf> {
@@ -52,7 +67,8 @@ impl Cluster {
     /// The same, with more arguments for `admin new`.
     pub fn new_with(conf: &Value, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let cluster = Self { dir, port: free_ports(4)?, balancer_port: free_ports(1)? };
+        let (port, balancer_port) = (free_ports(MOST_WORKERS)?, free_ports(1)?);
+        let cluster = Self { dir, port, balancer_port, seen: Mutex::default() };
         cluster.admin("new", arguments)?;
         cluster.admin("setconf", &[&json!({"response_details": true}).to_string()])?;
         if conf.as_object().is_some_and(|conf| !conf.is_empty()) {
@@ -91,7 +107,9 @@ impl Cluster {
 
     /// `admin workers`.
     pub fn start_workers(&self, count: u16) -> Result<()> {
+        drop(self.note());
         self.admin("workers", &["--num-workers", &count.to_string(), "--port", &self.port.to_string()])?;
+        self.note().killed.clear();
         Ok(())
     }
 
@@ -168,9 +186,31 @@ impl Cluster {
         Ok(Pid::from_raw(text.trim().parse()?))
     }
 
+    /// The pid of lard.
+    pub fn balancer_pid(&self) -> Result<Pid> {
+        let text = fs::read_to_string(self.path().join("logs/load_balancer.pid"))?;
+        Ok(Pid::from_raw(text.trim().parse()?))
+    }
+
     /// Sends a signal to a worker.
     pub fn signal_worker(&self, index: u16, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGKILL {
+            self.note().killed.insert(index);
+        }
         Ok(kill(self.worker_pid(index)?, signal)?)
+    }
+
+    /// Notes the cgroup folders of the workers, which the next start of each would have forgotten.
+    fn note(&self) -> std::sync::MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.cgroups.extend((0..MOST_WORKERS).flat_map(|index| self.cgroups(index).unwrap_or_default()));
+        seen
+    }
+
+    /// What is to be gone when all of its processes have ended.
+    pub fn traces(&self) -> Traces {
+        let seen = self.note();
+        Traces { directory: self.path(), cgroups: seen.cgroups.clone(), killed: seen.killed.clone() }
     }
 
     /// The cgroup folders a worker says it has.
@@ -193,24 +233,28 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Takes the cluster down and checks that nothing of it is left: no process, no cgroup, no mount, no pid file.
+    /// Takes the cluster down. Before, the books of each worker that lives must balance; after, nothing of it may be left: no
+    /// process, mount, cgroup, socket or file of a sandbox.
     pub fn stop(self) -> Result<()> {
-        let cgroups: Vec<_> = (0..4).flat_map(|index| self.cgroups(index).unwrap_or_default()).collect();
+        for index in 0..MOST_WORKERS {
+            if self.lives(index) {
+                books::settled(&self, index)?;
+            }
+        }
+        self.end()
+    }
+
+    /// The same for a cluster that is not at rest.
+    pub fn end(self) -> Result<()> {
+        let traces = self.traces();
         self.admin("kill", &[])?;
-        // After a worker that was killed, its spawner takes them away.
-        until("the end of its cgroups", || Ok((!cgroups.iter().any(|path| path.exists())).then_some(())))
-            .with_context(|| format!("{cgroups:?}"))?;
-        let processes = self.processes()?;
-        ensure!(processes.is_empty(), "processes are left: {processes:?}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        ensure!(!mounts.contains(&*self.dir.path().to_string_lossy()), "a mount is left: {mounts}");
-        let left: Vec<_> = fs::read_dir(self.path().join("logs"))?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|e| e == "pid"))
-            .collect();
-        ensure!(left.is_empty(), "pid files are left: {left:?}");
-        Ok(())
+        traces.are_gone()
+    }
+
+    /// Whether a worker is there and answers.
+    fn lives(&self, index: u16) -> bool {
+        let is_there = self.worker_pid(index).is_ok_and(|pid| kill(pid, None).is_ok());
+        is_there && Request::get("/livez").send(self.worker_port(index) + 1000).is_ok()
     }
 
     /// Processes whose command line names this cluster.
@@ -229,9 +273,11 @@ impl Cluster {
 
     /// Waits until a worker's process is gone.
     pub fn wait_for_worker_end(&self, pid: Pid) -> Result<()> {
+        // One that is waited for by nobody is a zombie, and has let go of everything once its other threads have ended too.
         until(&format!("the end of process {pid}"), || {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            Ok((state.is_empty() || (state.contains(") Z ") && threads <= 1)).then_some(()))
         })
     }
 }

@@ -3,13 +3,16 @@
 //!
 //! The binaries are in `OPENLAMBDA_BIN_DIR`, the Python runtime in `OPENLAMBDA_RUNTIME_DIR`; `cargo xtask test` builds them and sets both.
 
+pub mod books;
 pub mod cluster;
 pub mod http;
 pub mod kubernetes;
+pub mod leaks;
 pub mod load;
 pub mod loopback_index;
 pub mod wait;
 
+pub use books::{Books, settled, settled_as};
 pub use cluster::Cluster;
 pub use http::{Request, Response};
 pub use loopback_index::LoopbackIndex;

@@ -14,6 +14,12 @@ mod balancer;
 mod commands;
 #[path = "local/contract.rs"]
 mod contract;
+#[path = "local/faults_clients.rs"]
+mod faults_clients;
+#[path = "local/faults_handlers.rs"]
+mod faults_handlers;
+#[path = "local/faults_kills.rs"]
+mod faults_kills;
 #[path = "local/import_cache.rs"]
 mod import_cache;
 #[path = "local/lifecycle.rs"]

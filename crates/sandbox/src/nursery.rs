@@ -138,6 +138,10 @@ impl Nursery {
     /// Starts a root Zygote, bare Python, and waits until it can fork.
     pub async fn zygote(&self) -> Result<Zygote, StartError> {
         let inner = &self.0;
+        // First of all: its cgroups were removed after it, so anything else tried would fail for want of those.
+        if inner.census.lock().gone {
+            return Err(StartError::Gone);
+        }
         let id = inner.next_zygote.fetch_add(1, Ordering::Relaxed);
         let range = inner.next_range.fetch_add(1, Ordering::Relaxed) % UID_RANGES;
         let base_uid = FIRST_UID + range * ID_RANGE;

@@ -88,6 +88,7 @@ pub(crate) struct Inner {
     group: Mutex<Option<Cgroup>>,
     pidfd: Mutex<Option<OwnedFd>>,
     kill_wanted: AtomicBool,
+    born: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -100,6 +101,7 @@ impl Inner {
             group: Mutex::new(Some(group)),
             pidfd,
             kill_wanted,
+            born: AtomicBool::new(false),
             exit: watch::Sender::new(None),
         }
     }
@@ -110,6 +112,7 @@ impl Inner {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
         *slot = Some(pidfd);
+        self.born.store(true, Ordering::Release);
     }
 
     pub(crate) fn ended(&self, status: i32) {
@@ -174,6 +177,11 @@ impl SandboxHandle {
     /// The agent's number for it.
     pub fn id(&self) -> u64 {
         self.0.0.id
+    }
+
+    /// Whether its process is there. Before, nothing that was written to its stream can have been read.
+    pub fn is_born(&self) -> bool {
+        self.0.0.born.load(Ordering::Acquire)
     }
 
     /// Waits until every process of it is gone.
