@@ -233,6 +233,11 @@ pub trait Balance: Send {
     fn failed(&mut self, server: ServerId, now: Time) {
         self.known_mut().fleet.failed(server, now);
     }
+
+    /// A server does not say a word when it is asked: set it aside until it does; or it is no such server after all.
+    fn mute(&mut self, server: ServerId, mute: bool) {
+        self.known_mut().fleet.mute(server, mute);
+    }
 }
 
 /// The parameters of all policies, by the names of the configuration.

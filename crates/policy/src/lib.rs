@@ -16,6 +16,7 @@ pub mod import_cache;
 pub mod instances;
 pub mod load;
 pub mod packages;
+pub mod silence;
 pub mod simulate;
 pub mod spares;
 
