@@ -104,7 +104,11 @@ fn take_in(
         return;
     }
     if targets.mute(server, true) {
-        tracing::warn!(agent, ?quiet, "the agent says nothing, its admin port neither: it gets no more calls");
+        tracing::warn!(
+            agent,
+            ?quiet,
+            "the agent says nothing, its admin port neither: it gets no more calls"
+        );
     }
     if verdict == Verdict::Gone {
         let connections = upstream.cut();

@@ -111,7 +111,8 @@ impl Agent {
             }
         });
         let this = Arc::clone(self);
-        let cpus = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
         let mut meter = Meter::new(cpus);
         self.load.sample(move |used, interval| {
             let waiting = this.functions.gates.waiting();

@@ -119,7 +119,8 @@ mod tests {
         spent.add(StartKind::Spare, [9.0, 0.001, 0.0, 0.010]);
         spent.add(StartKind::Cold, [9.0, 0.100, 0.050, 0.017]);
         let costs = read(&spent);
-        let close = |got: Option<f64>, want: f64| assert!((got.unwrap() - want).abs() < 0.01, "{got:?} {want}");
+        let close =
+            |got: Option<f64>, want: f64| assert!((got.unwrap() - want).abs() < 0.01, "{got:?} {want}");
         close(costs.call_ms, (10.0 + 13.0 + 11.0 + 167.0) / 4.0);
         close(costs.fork_ms, 2.0);
         close(costs.import_ms, 150.0);

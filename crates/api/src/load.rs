@@ -144,8 +144,7 @@ mod tests {
 
     #[test]
     fn costs_ride_along_as_far_as_they_are_known() {
-        let all =
-            Costs { slots: Some(4), call_ms: Some(21.25), fork_ms: Some(3.5), import_ms: Some(150.0) };
+        let all = Costs { slots: Some(4), call_ms: Some(21.25), fork_ms: Some(3.5), import_ms: Some(150.0) };
         for costs in [all, Costs { fork_ms: None, import_ms: None, ..all }] {
             let report = LoadReport { costs, ..LoadReport::default() };
             assert_eq!(report.to_string().parse(), Ok(report));
