@@ -104,6 +104,9 @@ fn worker(server: &Value) -> String {
         line +=
             &format!(", set aside for {span:.1} s after {} in a row", failures(number(&server["failures"])));
     }
+    if server["mute"] == Value::Bool(true) {
+        line += ", set aside because it says nothing";
+    }
     line
 }
 
@@ -178,6 +181,7 @@ mod tests {
         let mut busy = server("worker-2", 3);
         (busy["max_conn"], busy["foreign"], busy["failures"]) = (json!(10), json!(2), json!(1));
         (busy["set_aside_ms"], busy["zygotes"]) = (json!(800), json!(["00000000000000aa"]));
+        (new["mute"], busy["mute"]) = (json!(true), json!(false));
         json!({
             "policy": "LARD", "formula": "Connections", "load_high": 0.4, "load_low": 0.2, "running": 4, "waiting": 5, "held": 0,
             "servers": [server("worker-0", 1), new, busy],
@@ -198,7 +202,7 @@ mod tests {
                 "LARD by Connections, LoadHigh 0.4, LoadLow 0.2; 4 calls in flight, 5 waiting for a place, 0 for a worker",
                 "worker-0 at 127.0.0.1:8080: load 0.25, 1 call, CPU 12 %, memory 40 % (0.3 s ago)",
                 "  handlers: a b c",
-                "worker-1 at 127.0.0.1:8080: load 0.25, 0 calls, not heard of yet",
+                "worker-1 at 127.0.0.1:8080: load 0.25, 0 calls, not heard of yet, set aside because it says nothing",
                 "worker-2 at 127.0.0.1:8080: load 0.25, 3 calls of 10 and 2 of others, CPU 12 %, memory 40 % (0.3 s ago), \
                  set aside for 0.8 s after 1 failure in a row",
                 "  handlers: b",

@@ -2,7 +2,8 @@
 //!
 //! A call is sent on only if it was in no sandbox, or may run twice: its verb is safe, or its handler says so. An agent
 //! takes up a guarded call (any other) with `100 Continue`; a connection that dies before that, a refused connection,
-//! and an agent's own `draining` or `no_capacity` mean that it was not taken.
+//! and an agent's own `draining` or `no_capacity` mean that it was not taken. Silence means nothing: one that is frozen
+//! or cut off may have the call, and run it later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,13 +92,13 @@ impl Call {
 
     /// Whether it may be sent once more after this; `was_taken`: whether it may have been in a sandbox.
     fn may_go_on(&self, error: &SendError, was_taken: bool) -> bool {
-        match error {
-            SendError::Connect { .. } => true,
-            SendError::Broken { unsent, .. } => {
-                let begun = self.tail.as_ref().is_some_and(|tail| tail.is_begun());
-                !begun && (*unsent || !self.guarded() || !was_taken)
-            }
-        }
+        let unsent = match error {
+            SendError::Connect { .. } => return true,
+            SendError::Broken { unsent, .. } | SendError::Silent { unsent, .. } => *unsent,
+        };
+        let begun = self.tail.as_ref().is_some_and(|tail| tail.is_begun());
+        // Of one that is silent it is not known what it has got, nor what it does with it.
+        !begun && (unsent || !self.guarded() || !was_taken && !error.is_silence())
     }
 
     /// The request, and the flag that tells whether the agent took the call.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use openlambda_api::LoadReport;
-use openlambda_policy::balance::{Report, Zygote};
+use openlambda_policy::balance::{Costs, Report, Zygote};
 use parking_lot::Mutex;
 
 /// The last report of one agent. It says the same with many answers, and is read only once.
@@ -35,9 +35,23 @@ pub fn parse(text: &str) -> Option<Report> {
         cpu: report.cpu,
         memory: report.memory,
         inflight: u32::try_from(report.inflight).unwrap_or(u32::MAX),
-        costs: None,
+        costs: report.costs.slots.map(|slots| costs(slots, report.costs)),
         zygotes: report.zygotes.map(|all| all.iter().map(zygote).collect()),
     })
+}
+
+/// What it does not say is as usual.
+fn costs(slots: u32, said: openlambda_api::load::Costs) -> Costs {
+    let or = |millis: Option<f64>, usual| {
+        millis.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(usual)
+    };
+    let usual = Costs::default();
+    Costs {
+        slots,
+        call: or(said.call_ms, usual.call),
+        fork: or(said.fork_ms, usual.fork),
+        import: or(said.import_ms, usual.import),
+    }
 }
 
 #[cfg(test)]
@@ -45,6 +59,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn costs_are_complete_once_slots_are_said() {
+        assert_eq!(parse("TEXT named_metrics.call_ms=5").unwrap().costs, None);
+        let said =
+            parse("TEXT named_metrics.slots=2, named_metrics.call_ms=5.5, named_metrics.fork_ms=1e300");
+        let expected = Costs { slots: 2, call: Duration::from_micros(5500), ..Costs::default() };
+        assert_eq!(said.unwrap().costs, Some(expected));
+    }
 
     #[test]
     fn what_is_said_twice_is_read_once() {

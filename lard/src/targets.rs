@@ -11,6 +11,7 @@ use openlambda_policy::balance::{
     ServerId, ServerState, Settings as PolicySettings,
 };
 use openlambda_policy::load::LoadFormula;
+use openlambda_policy::silence::Standing;
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -121,17 +122,25 @@ impl Targets {
         self.upstreams.read().clone()
     }
 
-    /// Agents that have said nothing for this long, or never, with the addresses of their admin ports.
-    pub fn silent(&self, span: Duration) -> Vec<(ServerId, (String, u16))> {
+    /// Since when each agent has said nothing.
+    pub fn standings(&self) -> Vec<(ServerId, Standing)> {
         let now = self.now();
-        let upstreams = self.upstreams.read();
-        let is_silent = |state: &&ServerState| {
-            state.report.as_ref().is_none_or(|(_, at)| now.saturating_sub(*at) >= span)
-        };
-        self.look(|policy, _, _| {
-            let silent = policy.fleet().states().iter().filter(is_silent);
-            silent.filter_map(|s| Some((s.server.id, upstreams.get(&s.server.id)?.admin()?))).collect()
-        })
+        let of = |state: &ServerState| (state.server.id, state.standing(now));
+        self.look(|policy, _, _| policy.fleet().states().iter().map(of).collect())
+    }
+
+    /// For how long an agent has said nothing.
+    pub fn quiet(&self, server: ServerId) -> Option<Duration> {
+        let now = self.now();
+        self.look(|policy, _, _| policy.fleet().get(server)?.standing(now).quiet)
+    }
+
+    /// An agent does not say a word when it is asked; or it does after all. True if that is new.
+    pub fn mute(&self, server: ServerId, mute: bool) -> bool {
+        let mut chosen = self.chosen.lock();
+        let was = chosen.policy.fleet().get(server).is_some_and(|state| state.mute);
+        chosen.policy.mute(server, mute);
+        was != mute
     }
 
     /// An agent said how loaded it is, but answered no call.

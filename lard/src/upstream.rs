@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -11,6 +12,7 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::agent_stream::AgentStream;
 use crate::report::Latest;
@@ -46,6 +48,14 @@ pub enum SendError {
         /// Whether nothing of the request was sent.
         unsent: bool,
     },
+    /// The agent says nothing, and nobody waits for it any longer. It may go on later, and with what it has got by then.
+    #[error("{address} says nothing, at its admin port neither; it may run the call yet")]
+    Silent {
+        /// Whereto.
+        address: String,
+        /// Whether nothing of the request was sent.
+        unsent: bool,
+    },
 }
 
 impl SendError {
@@ -54,6 +64,7 @@ impl SendError {
         match self {
             Self::Connect { .. } => "connect",
             Self::Broken { .. } => "broken",
+            Self::Silent { .. } => "silent",
         }
     }
 
@@ -62,9 +73,14 @@ impl SendError {
         matches!(self, Self::Broken { reused: true, .. }) && !self.is_silence()
     }
 
-    /// Whether the agent's machine does not answer: another connection to it would fare no better.
-    fn is_silence(&self) -> bool {
-        let Self::Broken { source, .. } = self else { return true };
+    /// Whether neither the agent nor its machine answers: another connection would fare no better, and whether the
+    /// request has arrived is not known.
+    pub fn is_silence(&self) -> bool {
+        let source = match self {
+            Self::Connect { .. } => return false,
+            Self::Silent { .. } => return true,
+            Self::Broken { source, .. } => source,
+        };
         let mut cause = std::error::Error::source(source);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -99,6 +115,10 @@ pub struct Upstream {
     connect_timeout: Duration,
     idle_timeout: Duration,
     idle: Mutex<Vec<Idle>>,
+    /// What drives the connections.
+    connections: Mutex<JoinSet<()>>,
+    /// How often it was given up for its silence.
+    cuts: AtomicU64,
 }
 
 impl Upstream {
@@ -118,6 +138,8 @@ impl Upstream {
             connect_timeout,
             idle_timeout,
             idle: Mutex::new(Vec::new()),
+            connections: Mutex::default(),
+            cuts: AtomicU64::new(0),
         };
         if let Ok(value) = HeaderValue::from_str(&upstream.address()) {
             upstream.host_header = value;
@@ -167,18 +189,20 @@ impl Upstream {
             self.take()
         };
         let reused = free.is_some();
+        let cuts = self.cuts.load(Ordering::Relaxed);
         let mut sender = match free {
             Some(sender) => sender,
             None => self.connect().await?,
         };
         match sender.try_send_request(request).await {
             Ok(response) => Ok((response, Connection { sender: Some(sender), upstream: Arc::clone(self) })),
-            Err(mut error) => Err(SendError::Broken {
-                address: self.address(),
-                unsent: error.take_message().is_some(),
-                source: error.into_error(),
-                reused,
-            }),
+            Err(mut error) => {
+                let (address, unsent) = (self.address(), error.take_message().is_some());
+                if self.cuts.load(Ordering::Relaxed) != cuts {
+                    return Err(SendError::Silent { address, unsent });
+                }
+                Err(SendError::Broken { address, unsent, source: error.into_error(), reused })
+            }
         }
     }
 
@@ -204,6 +228,16 @@ impl Upstream {
         self.idle.lock().clear();
     }
 
+    /// Ends all connections, with the calls in them: nobody waits any longer. Gives how many there were.
+    pub fn cut(&self) -> usize {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        self.close_idle();
+        let mut connections = self.connections.lock();
+        while connections.try_join_next().is_some() {}
+        connections.abort_all();
+        connections.len()
+    }
+
     fn put(&self, sender: SendRequest<Replay>) {
         let mut idle = self.idle.lock();
         if idle.len() < MAX_IDLE && !sender.is_closed() {
@@ -226,7 +260,10 @@ impl Upstream {
             .handshake(AgentStream::new(stream))
             .await
             .map_err(|error| failed(io::Error::other(error)))?;
-        tokio::spawn(async move {
+        let mut connections = self.connections.lock();
+        // Those that have ended are forgotten.
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 // Whoever waits for an answer learns it too, and decides.
                 tracing::debug!(%error, "connection to an agent ended");

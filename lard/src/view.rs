@@ -64,6 +64,8 @@ pub struct ServerView {
     pub failures: u32,
     /// For how long it is still set aside.
     pub set_aside_ms: u64,
+    /// Whether it says nothing, its admin port neither: then it is set aside too.
+    pub mute: bool,
 }
 
 /// A move.
@@ -147,6 +149,7 @@ fn server(state: &ServerState, load: f64, now: std::time::Duration) -> ServerVie
         zygotes: zygotes.map(|all| all.iter().map(|zygote| hex(zygote.set)).collect()),
         failures: state.backoff.failures(),
         set_aside_ms: millis(state.backoff.remaining(now)),
+        mute: state.mute,
     }
 }
 

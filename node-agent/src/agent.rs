@@ -12,6 +12,7 @@ use openlambda_telemetry::{Drain, Readiness};
 use serde_json::json;
 
 use crate::bundles::Bundles;
+use crate::costs::Meter;
 use crate::functions::{Functions, Source};
 use crate::gate::Gates;
 use crate::import_cache::{Bounds, ImportCache, tree};
@@ -121,12 +122,16 @@ impl Agent {
             }
         });
         let this = Arc::clone(self);
-        self.load.sample(move || {
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+        let mut meter = Meter::new(cpus);
+        self.load.sample(move |used, interval| {
             let waiting = this.functions.gates.waiting();
             this.metrics.sample(this.pool.counts(), waiting);
             let inflight = u64::try_from(this.metrics.inflight.get()).unwrap_or(0);
             let zygotes = this.import_cache.sets().map(|sets| sets.to_vec());
-            LoadReport { inflight, queued: waiting as u64, zygotes, ..LoadReport::default() }
+            let costs = meter.read(&this.metrics.spent, used, interval);
+            LoadReport { inflight, queued: waiting as u64, costs, zygotes, ..LoadReport::default() }
         })
     }
 

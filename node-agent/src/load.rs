@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use openlambda_api::LoadReport;
@@ -47,20 +47,23 @@ impl Load {
         self.latest.read().idle
     }
 
-    /// Starts sampling. `own` gives what the worker says of itself; the machine's part is filled in.
+    /// Starts sampling. `own` gives what the worker says of itself, told how much of the CPUs was in use in the interval that
+    /// is over; the machine's part is filled in.
     pub fn sample(
         self: &Arc<Self>,
-        own: impl Fn() -> LoadReport + Send + 'static,
+        mut own: impl FnMut(f64, Duration) -> LoadReport + Send + 'static,
     ) -> std::io::Result<Sampler> {
         let (stop, stopped) = mpsc::channel();
         let this = Arc::clone(self);
         std::thread::Builder::new().name("load-sampler".into()).spawn(move || {
-            let mut before = CpuTimes::now().unwrap_or_default();
+            let (mut before, mut since) = (CpuTimes::now().unwrap_or_default(), Instant::now());
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY) {
                 let now = CpuTimes::now().unwrap_or(before);
                 let idle = now.idle_since(before);
                 before = now;
-                this.publish(idle, own());
+                let interval = since.elapsed();
+                since += interval;
+                this.publish(idle, own(1.0 - idle, interval));
             }
         })?;
         Ok(Sampler { _stop: stop })

@@ -7,6 +7,7 @@ mod body;
 mod bundles;
 mod call;
 mod compile;
+mod costs;
 mod directory;
 mod frame;
 mod functions;

@@ -9,6 +9,8 @@ use openlambda_telemetry::metrics::{
 };
 use parking_lot::Mutex;
 
+use crate::costs::Spent;
+
 /// So many handlers have series of their own; the others share those of [`OTHER`].
 const MAX_HANDLERS: usize = 200;
 const OTHER: &str = "other";
@@ -97,6 +99,8 @@ pub struct Metrics {
     pub spares: IntGauge,
     /// Memory of the Zygotes that hold packages.
     pub import_cache_bytes: IntGauge,
+    /// What calls and starts took, for the load report.
+    pub spent: Spent,
     /// What handlers printed over the limit.
     pub log_bytes_dropped: IntCounter,
 }
@@ -168,6 +172,7 @@ impl Metrics {
             spares: registry.gauge("spares", "Sandboxes that were forked ahead of need")?,
             import_cache_bytes: registry
                 .gauge("import_cache_bytes", "Memory of the Zygotes that hold packages")?,
+            spent: Spent::default(),
             log_bytes_dropped: registry
                 .counter("log_bytes_dropped_total", "Bytes that handlers printed over the limit per call")?,
         })
@@ -198,6 +203,7 @@ impl Metrics {
     /// A call got its instance.
     pub fn started(&self, kind: StartKind, phases: [f64; 4]) {
         self.starts[kind as usize].inc();
+        self.spent.add(kind, phases);
         if kind != StartKind::Warm {
             for (histogram, seconds) in self.phases[kind as usize].iter().zip(phases) {
                 histogram.observe(seconds);

@@ -5,6 +5,7 @@ mod anchor;
 mod apply;
 mod burst;
 mod create;
+mod failover;
 mod idle;
 mod import;
 mod kubernetes;
@@ -13,6 +14,9 @@ mod machine;
 mod node;
 mod operator;
 mod overhead;
+mod overload;
+mod paced;
+mod process;
 mod report;
 mod stats;
 mod subject;
@@ -71,7 +75,15 @@ enum What {
     Node,
     /// What lard adds to a warm call, against haproxy and nginx where they are in PATH
     Overhead,
-    /// The balancing policies, simulated
+    /// An agent is killed under 2,000 calls a second
+    Failover,
+    /// Ten times as many calls as can be served
+    Overload {
+        /// For how long
+        #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+    /// The balancing policies, simulated, or live
     Lard(lard::Args),
 }
 
@@ -84,7 +96,9 @@ struct Bench {
 
 /// `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<()> {
-    if let What::Lard(lard) = &args.what {
+    if let What::Lard(lard) = &args.what
+        && !lard.live
+    {
         let svg = Workspace::find()?.target.join("bench-lard.svg");
         return lard::run(lard, args.json.as_deref(), args.gate, &svg);
     }
@@ -94,12 +108,17 @@ pub fn run(args: &Args) -> Result<()> {
     let built = build(&workspace, Profile::Release)?;
     let bench = Bench { workspace, built, rounds: args.rounds };
     let warning = machine::wait_until_quiet(Duration::from_secs(args.quiet));
+    if let What::Lard(lard) = &args.what {
+        return lard::run_live(&bench, lard, args.json.as_deref(), args.gate);
+    }
     let mut report = match args.what {
-        What::Lard(_) => bail!("the simulation measures nothing"),
+        What::Lard(_) => bail!("it has a report of its own"),
         What::Create => create::run(&bench)?,
         What::Warm => warm::run(&bench)?,
         What::Node => node::run(&bench)?,
         What::Overhead => overhead::run(&bench)?,
+        What::Failover => failover::run(&bench)?,
+        What::Overload { seconds } => overload::run(&bench, seconds)?,
         What::Apply => apply::run(&bench)?,
         What::Burst => burst::run(&bench)?,
         What::Operator => operator::run(&bench)?,

@@ -27,6 +27,13 @@ impl Request {
         Self::json("POST", path, body)
     }
 
+    /// The same call with an id of its own.
+    pub fn with_id(mut self, id: &str) -> Self {
+        let line = self.0.windows(2).position(|pair| pair == b"\r\n").map_or(self.0.len(), |end| end + 2);
+        self.0.splice(line..line, format!("X-Request-Id: {id}\r\n").into_bytes());
+        self
+    }
+
     /// Any verb, with a JSON body or none.
     pub fn json(method: &str, path: &str, body: &str) -> Self {
         Self(

@@ -1,6 +1,7 @@
 //! An agent's load, as it rides on every response: ORCA's `TEXT` form,
-//! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`. Zygotes ride along as
-//! `named_metrics.zygotes=N` and `named_metrics.z.DIGEST=MILLIS`, one for each of the N package sets that they have.
+//! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`. What calls cost there rides along as
+//! `named_metrics.slots`, `call_ms`, `fork_ms` and `import_ms`; Zygotes as `named_metrics.zygotes=N` and
+//! `named_metrics.z.DIGEST=MILLIS`, one for each of the N package sets that they have.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,10 @@ pub const LOAD_PATH: &str = "/debug/load";
 pub const MAX_ZYGOTES: usize = 32;
 /// What the metric of a package set begins with.
 const ZYGOTE: &str = "named_metrics.z.";
+const SLOTS: &str = "named_metrics.slots";
+const CALL: &str = "named_metrics.call_ms";
+const FORK: &str = "named_metrics.fork_ms";
+const IMPORT: &str = "named_metrics.import_ms";
 
 /// What an agent says of itself. Utilizations are fractions of what the agent may use, 0 to 1.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,8 +30,23 @@ pub struct LoadReport {
     pub inflight: u64,
     /// Of these, calls that wait.
     pub queued: u64,
+    /// What calls cost there, as far as it says so.
+    pub costs: Costs,
     /// The package sets that a sandbox finds imported there, at most [`MAX_ZYGOTES`]; none if it does not say.
     pub zygotes: Option<Vec<Zygote>>,
+}
+
+/// What calls cost at an agent. Times are means of what it did lately, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Costs {
+    /// Calls that it serves at once before one waits.
+    pub slots: Option<u32>,
+    /// How long a call holds its slot, its start included.
+    pub call_ms: Option<f64>,
+    /// What a start from a Zygote takes that has all packages.
+    pub fork_ms: Option<f64>,
+    /// What a start takes for which packages are imported.
+    pub import_ms: Option<f64>,
 }
 
 /// A package set that some Zygote has imported.
@@ -50,6 +70,15 @@ impl fmt::Display for LoadReport {
             "TEXT cpu_utilization={:.3}, mem_utilization={:.3}, named_metrics.inflight={}, named_metrics.queued={}",
             self.cpu, self.memory, self.inflight, self.queued
         )?;
+        let Costs { slots, call_ms, fork_ms, import_ms } = self.costs;
+        if let Some(slots) = slots {
+            write!(f, ", {SLOTS}={slots}")?;
+        }
+        for (name, millis) in [(CALL, call_ms), (FORK, fork_ms), (IMPORT, import_ms)] {
+            if let Some(millis) = millis {
+                write!(f, ", {name}={millis:.2}")?;
+            }
+        }
         let Some(zygotes) = &self.zygotes else { return Ok(()) };
         let zygotes = &zygotes[..zygotes.len().min(MAX_ZYGOTES)];
         write!(f, ", named_metrics.zygotes={}", zygotes.len())?;
@@ -82,6 +111,10 @@ impl FromStr for LoadReport {
                 "mem_utilization" => report.memory = number.min(1.0),
                 "named_metrics.inflight" => report.inflight = number as u64,
                 "named_metrics.queued" => report.queued = number as u64,
+                SLOTS => report.costs.slots = Some(number as u32),
+                CALL => report.costs.call_ms = Some(number),
+                FORK => report.costs.fork_ms = Some(number),
+                IMPORT => report.costs.import_ms = Some(number),
                 "named_metrics.zygotes" => drop(report.zygotes.get_or_insert_default()),
                 other => {
                     let set = other.strip_prefix(ZYGOTE).and_then(packages::parse);
@@ -103,10 +136,19 @@ mod tests {
 
     #[test]
     fn round_trip_and_foreign_fields() {
-        let report = LoadReport { cpu: 0.25, memory: 0.5, inflight: 3, queued: 1, zygotes: None };
+        let report = LoadReport { cpu: 0.25, memory: 0.5, inflight: 3, queued: 1, ..LoadReport::default() };
         assert_eq!(report.to_string().parse(), Ok(report));
         let foreign = "TEXT cpu_utilization=1.7,rps_fractional=10, named_metrics.queued=2";
         assert_eq!(foreign.parse(), Ok(LoadReport { cpu: 1.0, queued: 2, ..LoadReport::default() }));
+    }
+
+    #[test]
+    fn costs_ride_along_as_far_as_they_are_known() {
+        let all = Costs { slots: Some(4), call_ms: Some(21.25), fork_ms: Some(3.5), import_ms: Some(150.0) };
+        for costs in [all, Costs { fork_ms: None, import_ms: None, ..all }] {
+            let report = LoadReport { costs, ..LoadReport::default() };
+            assert_eq!(report.to_string().parse(), Ok(report));
+        }
     }
 
     #[test]

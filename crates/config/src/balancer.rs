@@ -142,7 +142,7 @@ impl BalancerConfig {
             "Host": "localhost",
             "Port": DEFAULT_PORT,
             "Scheme": "http",
-            "Policy": "LARD",
+            "Policy": "CostAware",
             "LoadFormula": "Connections",
             "Servers": [],
             "LoadHigh": 0.4,
@@ -184,7 +184,7 @@ fn read(root: &mut Section<'_>, path: &Path) -> BalancerConfig {
         host: root.read("Host", "localhost".to_owned(), values::word),
         port,
         admin_port: admin_port(root, "AdminPort", "Port", port),
-        policy: root.read("Policy", PolicyName::Lard, one_of(POLICIES)),
+        policy: root.read("Policy", PolicyName::CostAware, one_of(POLICIES)),
         load_formula: root.read("LoadFormula", LoadFormula::Connections, one_of(FORMULAS)),
         max_conn: root.read("MaxConn", sum.filter(|sum| *sum > 0), values::connections),
         max_conn_per_server,
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(from_template, load(&json!({})).unwrap());
         assert_eq!((from_template.port, from_template.admin_port), (7079, 8079));
         assert_eq!(from_template.local_url(), "http://localhost:7079");
-        assert_eq!((from_template.max_conn, from_template.policy), (None, PolicyName::Lard));
+        assert_eq!((from_template.max_conn, from_template.policy), (None, PolicyName::CostAware));
     }
 
     #[test]

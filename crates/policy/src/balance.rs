@@ -104,7 +104,7 @@ pub struct Zygote {
     pub import: Time,
 }
 
-/// What calls cost at a server.
+/// What calls cost at a server. The default is what is assumed of one that does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
     /// Calls that it serves at once before one waits.
@@ -115,6 +115,17 @@ pub struct Costs {
     pub fork: Time,
     /// What a start adds for which the packages are imported first.
     pub import: Time,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            slots: 64,
+            call: Time::from_millis(20),
+            fork: Time::from_millis(3),
+            import: Time::from_millis(150),
+        }
+    }
 }
 
 /// Why a key left its server, or got one more.
@@ -232,6 +243,11 @@ pub trait Balance: Send {
     /// A server could not be reached, broke off, or wants no calls: set it aside.
     fn failed(&mut self, server: ServerId, now: Time) {
         self.known_mut().fleet.failed(server, now);
+    }
+
+    /// A server does not say a word when it is asked: set it aside until it does; or it is no such server after all.
+    fn mute(&mut self, server: ServerId, mute: bool) {
+        self.known_mut().fleet.mute(server, mute);
     }
 }
 

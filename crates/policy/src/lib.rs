@@ -11,6 +11,7 @@ pub mod admission;
 pub mod backoff;
 pub mod balance;
 pub mod belonging;
+pub mod capacity;
 pub mod hash;
 pub mod import_cache;
 pub mod instances;
@@ -19,6 +20,7 @@ pub mod memory;
 pub mod packages;
 pub mod pressure;
 pub mod scaling;
+pub mod silence;
 pub mod simulate;
 pub mod spares;
 

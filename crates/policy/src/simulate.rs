@@ -10,9 +10,10 @@ mod outcome;
 mod run;
 mod workload;
 
+pub use agent::{Agent, Job, Start, Started};
 pub use outcome::Outcome;
 pub use run::run;
-pub use workload::{Arrivals, Invocation};
+pub use workload::{Arrivals, Invocation, calls};
 
 use crate::balance::{PolicyKind, Settings};
 

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod process;
+pub mod timed;
+pub mod timed_agent;
 
 use std::convert::Infallible;
 use std::future::pending;

@@ -1,7 +1,8 @@
 //! Handlers that need the same packages meet at the worker whose Zygote has them.
 //!
 //! Instances are not kept here, so that each call starts one. Handlers of a directory say nothing of their packages before
-//! they were called once: their first call may go anywhere.
+//! they were called once: their first call may go anywhere. By CostAware, the default, a handler then stays where it ran; here it goes
+//! by LARD's rules, which know no such home.
 
 use std::fs;
 
@@ -31,6 +32,7 @@ fn cluster(asks: bool) -> Result<(Cluster, LoopbackIndex)> {
     };
     let file = cluster.path().join("config/load_balancer.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    config["Policy"] = json!("LARD");
     config["Servers"] = (0..WORKERS).map(server).collect();
     fs::write(&file, config.to_string())?;
     cluster.start_balancer()?;

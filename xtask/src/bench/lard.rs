@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on the machine: equal code gives equal figures.
 
+mod live;
 mod svg;
 mod table;
 mod trace;
@@ -16,6 +17,7 @@ use openlambda_policy::balance::PolicyKind;
 use openlambda_policy::simulate::{self, Arrivals, Outcome, Scenario};
 use serde_json::{Value, json};
 
+use super::Bench;
 use super::report::Bound;
 
 /// Arguments of `bench lard`.
@@ -31,6 +33,12 @@ pub struct Args {
     /// end_timestamp, duration) or of 2019 (invocations per function and minute)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "write_trace"])]
     trace: Option<PathBuf>,
+    /// Run it instead of simulating it: timed agents as processes behind lard; and compare with the simulation
+    #[arg(long, conflicts_with_all = ["quick", "trace", "write_trace"])]
+    pub live: bool,
+    /// Calls of each policy in a live run
+    #[arg(long, default_value_t = 20_000, value_name = "COUNT")]
+    calls: usize,
     /// Write a small recording with the published distributions, in the format of 2021, and end
     #[arg(long, value_name = "FILE")]
     write_trace: Option<PathBuf>,
@@ -91,15 +99,33 @@ pub fn run(args: &Args, json: Option<&Path>, gate: bool, default_svg: &Path) -> 
     let svg = args.svg.as_deref().unwrap_or(default_svg);
     fs::write(svg, svg::plot(&rows)).with_context(|| format!("cannot write {}", svg.display()))?;
     println!("\nplot written to {}", svg.display());
-    if let Some(path) = json {
-        let results: Vec<Value> = rows.iter().map(Row::json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "results": results }))? + "\n";
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("figures written to {}", path.display());
-    }
+    write(json, rows.iter().map(Row::json).collect())?;
     if args.trace.is_none() && !targets(&rows) && gate {
         bail!("a target was missed");
     }
+    Ok(())
+}
+
+/// `cargo xtask bench lard --live`.
+pub fn run_live(bench: &Bench, args: &Args, json: Option<&Path>, gate: bool) -> Result<()> {
+    let (rows, met) = live::run(bench, args.calls)?;
+    let results = rows.into_iter().map(|(row, simulated)| {
+        let mut result = row.json();
+        (result["mode"], result["simulated"]) = (json!("live"), simulated);
+        result
+    });
+    write(json, results.collect())?;
+    if gate && !met {
+        bail!("a target was missed");
+    }
+    Ok(())
+}
+
+fn write(file: Option<&Path>, results: Vec<Value>) -> Result<()> {
+    let Some(path) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(&json!({ "results": results }))? + "\n";
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("figures written to {}", path.display());
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow};
 
 use self::proxies::{Agents, Proxy};
 use super::machine::{self, Side};
+use super::process::Running;
 use super::report::{Bound, Report};
 use super::subject::calls;
 use super::{Bench, work_folder};
@@ -110,7 +111,7 @@ fn requests(method: &str, body: &str) -> Vec<Request> {
 }
 
 /// Microseconds of CPU that the proxy takes for a call when it is kept busy.
-fn cpu_of_a_call(proxy: &proxies::Running, requests: &[Request]) -> Result<f64> {
+fn cpu_of_a_call(proxy: &Running, requests: &[Request]) -> Result<f64> {
     // Connections, homes of handlers and memory get warm.
     drive(proxy.address, requests, CALLS / 8)?;
     let before = proxy.cpu()?;

@@ -85,13 +85,13 @@ pub enum Policy {
     /// By the handler's name, as long as the load allows it.
     ConsistentHashBoundedLoads,
     /// Locality-aware: a handler stays on an agent until that is overloaded.
-    #[default]
     #[serde(rename = "LARD")]
     Lard,
     /// Locality-aware with replication: a handler has as many agents as it needs.
     #[serde(rename = "LARDR")]
     LardReplicated,
-    /// Locality-aware, with the measured cost of a cold start.
+    /// Locality-aware: a handler leaves its agent when to wait there costs more than to start elsewhere.
+    #[default]
     CostAware,
 }
 

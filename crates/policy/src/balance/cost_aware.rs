@@ -24,13 +24,6 @@ const TRUST: Time = Time::from_secs(2);
 const IMPORT: u32 = 3;
 /// Where calls wait already a start counts for so many: all of them wait for it too.
 const BUSY: u32 = 4;
-/// What is assumed of servers that do not say.
-const UNKNOWN: Costs = Costs {
-    slots: 64,
-    call: Time::from_millis(20),
-    fork: Time::from_millis(3),
-    import: Time::from_millis(150),
-};
 
 /// Spills when to wait costs more than to start.
 #[derive(Debug)]
@@ -105,7 +98,7 @@ fn usual(fleet: &Fleet) -> Costs {
     let said = || fleet.states().iter().filter_map(ServerState::costs);
     let count = u32::try_from(said().count()).unwrap_or(u32::MAX);
     if count == 0 {
-        return UNKNOWN;
+        return Costs::default();
     }
     let mean = |of: fn(Costs) -> Time| said().map(of).sum::<Time>() / count;
     let slots: u64 = said().map(|costs| u64::from(costs.slots)).sum();

@@ -4,12 +4,14 @@
 //! - A server that was never heard of is taken for an average one, neither idle nor full.
 //! - One that joins others is new for a while: it gets its share little by little, since all that it gets is cold.
 //! - One that failed is set aside, then probed with one call at a time until one succeeds.
+//! - One that is mute (it does not say a word when it is asked) is set aside until it says something.
 
 use super::{Costs, Report, Server, ServerId};
 use crate::Time;
 use crate::backoff::Backoff;
 use crate::hash::{fnv, mix};
 use crate::load::{Load, LoadFormula, LoadSample};
+use crate::silence::Standing;
 
 /// How long a report counts in full.
 const FRESH: Time = Time::from_secs(5);
@@ -36,6 +38,10 @@ pub struct ServerState {
     pub foreign: f64,
     /// Whether it is set aside.
     pub backoff: Backoff,
+    /// When it last said anything.
+    pub heard: Option<Time>,
+    /// Whether it says nothing, asked or not.
+    pub mute: bool,
     /// When it joined others that were there before.
     joined: Option<Time>,
     /// The hash of its name, for rendezvous.
@@ -48,7 +54,7 @@ pub(super) enum Fitness {
     Fit,
     /// At its `MaxConn`.
     Full,
-    /// It failed, and is to be left alone or probed no more than it is.
+    /// It failed, and is to be left alone or probed no more than it is; or it is mute.
     SetAside,
 }
 
@@ -61,6 +67,8 @@ impl ServerState {
             report: None,
             foreign: 0.0,
             backoff: Backoff::default(),
+            heard: None,
+            mute: false,
             joined: None,
             hash,
         }
@@ -117,12 +125,28 @@ impl ServerState {
 
     pub(super) fn fitness(&self, now: Time) -> Fitness {
         let probed = self.backoff.failures() > 0 && self.connections > 0;
-        if self.backoff.is_open(now) || probed {
+        if self.mute || self.backoff.is_open(now) || probed {
             Fitness::SetAside
         } else if self.server.max_conn.is_some_and(|max| self.connections >= max) {
             Fitness::Full
         } else {
             Fitness::Fit
+        }
+    }
+
+    /// It said something.
+    fn say(&mut self, now: Time) {
+        self.heard = Some(now);
+        self.mute = false;
+    }
+
+    /// Whether it still is there, as far as that can be told from here.
+    pub fn standing(&self, now: Time) -> Standing {
+        let age = |at: Time| now.saturating_sub(at);
+        Standing {
+            quiet: self.heard.map(age),
+            report: self.report.as_ref().map(|(_, at)| age(*at)),
+            owes: self.connections > 0,
         }
     }
 
@@ -226,6 +250,8 @@ impl Fleet {
                 state.report = before.report;
                 state.foreign = before.foreign;
                 state.backoff = before.backoff;
+                state.heard = before.heard;
+                state.mute = before.mute;
                 state.joined = before.joined;
             }
             self.states.push(state);
@@ -247,6 +273,7 @@ impl Fleet {
     pub(super) fn observe(&mut self, id: ServerId, report: Option<Report>, now: Time) {
         let Some(state) = self.get_mut(id) else { return };
         state.backoff.succeed();
+        state.say(now);
         if let Some(report) = report {
             self.hear(id, report, now);
         }
@@ -257,6 +284,7 @@ impl Fleet {
             let foreign = f64::from(report.inflight.saturating_sub(state.connections));
             let newest = if state.report.is_some() { SMOOTH } else { 1.0 };
             state.foreign += newest * (foreign - state.foreign);
+            state.say(now);
             state.report = Some((report, now));
         }
     }
@@ -264,6 +292,12 @@ impl Fleet {
     pub(super) fn failed(&mut self, id: ServerId, now: Time) {
         if let Some(state) = self.get_mut(id) {
             state.backoff.fail(now);
+        }
+    }
+
+    pub(super) fn mute(&mut self, id: ServerId, mute: bool) {
+        if let Some(state) = self.get_mut(id) {
+            state.mute = mute;
         }
     }
 

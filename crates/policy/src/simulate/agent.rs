@@ -1,4 +1,5 @@
-//! One simulated agent: slots, a queue, idle sandboxes and Zygotes.
+//! One simulated agent: slots, a queue, idle sandboxes and Zygotes. It knows no clock: whoever drives it, events or real
+//! time, says when a job is over.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,37 +13,58 @@ const NEW: f64 = 0.05;
 
 /// How a call started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub enum Start {
+    /// In an idle sandbox.
     Warm,
+    /// From a Zygote that has the packages.
     Fork,
+    /// With their import.
     Import,
+}
+
+impl Start {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Warm, Self::Fork, Self::Import];
+
+    /// A word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Fork => "fork",
+            Self::Import => "import",
+        }
+    }
 }
 
 /// A call that waits or runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Job {
+pub struct Job {
+    /// The number of its handler.
     pub function: u32,
     /// The digest of its package set.
     pub packages: u64,
     /// When it arrived, in ms.
     pub arrived: f64,
-    /// How long it runs.
+    /// How long it runs, in ms.
     pub exec: f64,
-    /// Which replica of lard sent it.
-    pub replica: usize,
+    /// Who sent it: the agent does not care.
+    pub tag: usize,
 }
 
 /// A job that got a slot.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Started {
+pub struct Started {
+    /// The job.
     pub job: Job,
+    /// How it starts.
     pub start: Start,
-    /// What the start took.
+    /// What the start takes, in ms.
     pub cost: f64,
 }
 
+/// The agent.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub struct Agent {
     slots: u32,
     room: usize,
     zygote_room: usize,
@@ -61,10 +83,12 @@ pub(super) struct Agent {
     turn: u64,
     /// Means of what was measured, in ms.
     call: f64,
+    /// Calls that are over.
     pub served: u64,
 }
 
 impl Agent {
+    /// One of a scenario.
     pub fn new(scenario: &Scenario) -> Self {
         Self {
             slots: scenario.slots,
@@ -90,12 +114,13 @@ impl Agent {
         self.busy as usize + self.queue.len()
     }
 
+    /// A call comes.
     pub fn enqueue(&mut self, job: Job) {
         self.queue.push_back(job);
     }
 
     /// Gives a slot to the call that waits longest, if there are both.
-    pub fn next(&mut self) -> Option<Started> {
+    pub fn begin_next(&mut self) -> Option<Started> {
         if self.busy == self.slots {
             return None;
         }

@@ -119,7 +119,7 @@ impl<'a> Simulation<'a> {
         let server = ranking.candidates[0];
         lard.begin(server);
         let agent = server.0 as usize;
-        self.agents[agent].enqueue(Job { function, packages, arrived: self.now, exec, replica });
+        self.agents[agent].enqueue(Job { function, packages, arrived: self.now, exec, tag: replica });
         self.serve(agent);
     }
 
@@ -139,11 +139,11 @@ impl<'a> Simulation<'a> {
             }
             Arrivals::Closed => {}
         }
-        (self.popularity.draw(&mut self.random), self.random.exponential(self.scenario.exec_ms))
+        self.popularity.call(&mut self.random, self.scenario.exec_ms)
     }
 
     fn serve(&mut self, agent: usize) {
-        let Some(started) = self.agents[agent].next() else { return };
+        let Some(started) = self.agents[agent].begin_next() else { return };
         let job = started.job;
         self.tally.started(started.start, self.now - job.arrived + started.cost);
         let place = self.free.pop().unwrap_or_else(|| {
@@ -161,7 +161,7 @@ impl<'a> Simulation<'a> {
         self.tally.done += 1;
         let server = ServerId(agent as u32);
         let report = self.agents[agent].report();
-        let lard = &mut self.lards[job.replica];
+        let lard = &mut self.lards[job.tag];
         lard.finish(server);
         lard.observe(server, Some(report), time(self.now));
         self.serve(agent);

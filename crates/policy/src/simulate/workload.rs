@@ -31,7 +31,7 @@ const HIGH_PER_SLOT: f64 = 2.6;
 
 impl Scenario {
     /// Calls that a closed loop keeps under way.
-    pub(super) fn admitted(&self) -> usize {
+    pub fn admitted(&self) -> usize {
         let slots = f64::from(self.slots);
         let admitted = f64::from(self.agents.saturating_sub(1)) * HIGH_PER_SLOT * slots + slots;
         (admitted as usize).saturating_sub(1).max(1)
@@ -43,10 +43,17 @@ impl Scenario {
     }
 
     /// The digest of a handler's package set. Popularity and packages are independent of each other.
-    pub(super) fn packages(&self, function: u32) -> u64 {
+    pub fn packages(&self, function: u32) -> u64 {
         let hash = mix(u64::from(function).wrapping_add(0x9e37_79b9_7f4a_7c15));
         mix(hash % u64::from(self.package_sets.max(1)))
     }
+}
+
+/// Calls for a driver of its own: without end, each with the number of its handler and how long it runs, in ms.
+pub fn calls(scenario: &Scenario) -> impl Iterator<Item = (u32, f64)> + use<> {
+    let popularity = Popularity::new(scenario.functions, scenario.zipf);
+    let (mut random, exec_ms) = (Random::new(scenario.seed), scenario.exec_ms);
+    std::iter::repeat_with(move || popularity.call(&mut random, exec_ms))
 }
 
 /// Draws handlers by Zipf's law.
@@ -67,7 +74,12 @@ impl Popularity {
         Self { cumulated }
     }
 
-    pub fn draw(&self, random: &mut Random) -> u32 {
+    /// The handler of a call, and how long it runs.
+    pub fn call(&self, random: &mut Random, exec_ms: f64) -> (u32, f64) {
+        (self.draw(random), random.exponential(exec_ms))
+    }
+
+    fn draw(&self, random: &mut Random) -> u32 {
         let value = random.unit();
         let rank = self.cumulated.partition_point(|bound| *bound < value);
         rank.min(self.cumulated.len().saturating_sub(1)) as u32

@@ -3,23 +3,18 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::super::Bench;
+use super::super::process::{Running, ends};
 use crate::cluster::local;
-use crate::interrupt::{self, Cleanup};
+use crate::interrupt::Cleanup;
 use crate::{command, ports};
-
-/// A proxy must listen after this time.
-const START: Duration = Duration::from_secs(10);
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -64,47 +59,13 @@ impl Proxy {
         };
         let file = folder.join(format!("{}.conf", self.name()));
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        let log = fs::File::create(folder.join(format!("{}.log", self.name())))?;
         let mut command = Command::new(program);
         match self {
             Self::Lard => command.arg("--config").arg(&file),
             Self::Haproxy => command.arg("-db").arg("-f").arg(&file),
             Self::Nginx => command.arg("-p").arg(folder).arg("-c").arg(&file),
         };
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        let (pid, address) = (child.id(), local(port));
-        let ready = await_port(&mut child, address).with_context(|| {
-            format!(
-                "{}: {}",
-                self.name(),
-                fs::read_to_string(folder.join(format!("{}.log", self.name()))).unwrap_or_default()
-            )
-        });
-        let running = Running { address, pid, _cleanup: ends(child) };
-        ready.map(|()| running)
-    }
-}
-
-/// A proxy that runs as long as this lives.
-pub struct Running {
-    /// Where it listens.
-    pub address: SocketAddr,
-    pid: u32,
-    _cleanup: Cleanup,
-}
-
-impl Running {
-    /// The CPU time that it has taken so far.
-    pub fn cpu(&self) -> Result<Duration> {
-        let tasks = format!("/proc/{}/task", self.pid);
-        let mut nanos = 0;
-        for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split_whitespace().next().unwrap_or_default();
-            nanos += first.parse::<u64>().with_context(|| format!("schedstat has {text:?}"))?;
-        }
-        Ok(Duration::from_nanos(nanos))
+        Running::start(command, self.name(), local(port), folder)
     }
 }
 
@@ -143,30 +104,6 @@ impl Agents {
     fn lines(&self, line: impl Fn(&SocketAddr) -> String) -> String {
         self.addresses.iter().map(line).collect::<Vec<_>>().join("\n")
     }
-}
-
-fn ends(mut child: Child) -> Cleanup {
-    Cleanup::new(move || {
-        interrupt::signal(child.id(), Signal::SIGKILL);
-        if let Err(error) = child.wait() {
-            eprintln!("cannot wait for process {}: {error}", child.id());
-        }
-    })
-}
-
-fn await_port(child: &mut Child, address: SocketAddr) -> Result<()> {
-    let end = Instant::now() + START;
-    while TcpStream::connect(address).is_err() {
-        if let Some(status) = child.try_wait()? {
-            bail!("it ended at once: {status}");
-        }
-        if Instant::now() > end {
-            bail!("it does not listen on {address} after {START:?}");
-        }
-        // Between two looks.
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 fn lard(agents: &Agents, port: u16) -> String {

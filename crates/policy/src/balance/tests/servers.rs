@@ -67,3 +67,20 @@ fn one_that_failed_is_probed_with_one_call_at_a_time() {
     policy.observe(ServerId(0), None, later);
     assert_eq!(at(&mut policy), 0, "it answered: it is trusted again");
 }
+
+#[test]
+fn one_that_is_mute_comes_last_until_it_says_something() {
+    let mut policy = policy(PolicyKind::LeastLoaded, 2, Some(100));
+    begin(&mut policy, 1, 50);
+    policy.mute(ServerId(0), true);
+    policy.set_servers(servers(2, Some(100)), NOW);
+    assert_eq!(rank(&mut policy, "f").candidates, [ServerId(1), ServerId(0)]);
+    policy.hear(ServerId(0), Report::default(), NOW);
+    assert_eq!(first(&mut policy, "f").0, 0);
+    policy.mute(ServerId(0), true);
+    policy.observe(ServerId(0), None, NOW);
+    assert_eq!(first(&mut policy, "f").0, 0);
+    policy.mute(ServerId(0), true);
+    policy.mute(ServerId(0), false);
+    assert_eq!(first(&mut policy, "f").0, 0);
+}
