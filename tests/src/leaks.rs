@@ -61,7 +61,9 @@ impl Traces {
             let cgroups = read("cgroup");
             let why = if pid != own && self.is_in(&command) {
                 "names the directory"
-            } else if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&self.directory)) {
+            } else if fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|cwd| cwd.starts_with(&self.directory))
+            {
                 "stands in the directory"
             } else if cgroups.split(['/', '\n']).any(|part| names.contains(&part)) {
                 "is in a cgroup"
@@ -93,7 +95,9 @@ impl Traces {
         if self.killed.is_empty() {
             // A lock is all that an installer keeps in the folder it works in.
             let work = entries(&self.directory.join("packages/work"));
-            found.extend(work.iter().flat_map(|folder| entries(folder)).filter(|path| !path.ends_with("lock")));
+            found.extend(
+                work.iter().flat_map(|folder| entries(folder)).filter(|path| !path.ends_with("lock")),
+            );
         }
         found
     }

@@ -206,9 +206,8 @@ fn dripping_heads_have_an_end_and_dripping_bodies_harm_nobody() -> Result<()> {
     let before = settled(&cluster, 0)?;
     let port = cluster.worker_port(0);
     let begin = "GET /run/notes HTTP/1.1\r\nHost: t\r\nX-Slow: ".as_bytes();
-    let heads: Vec<_> = (0..50)
-        .map(|_| std::thread::spawn(move || drip(port, begin, Duration::from_millis(500))))
-        .collect();
+    let heads: Vec<_> =
+        (0..50).map(|_| std::thread::spawn(move || drip(port, begin, Duration::from_millis(500)))).collect();
     // These would be cut off after a minute; here they leave before.
     let bodies: Vec<_> = (0..2)
         .map(|_| {
@@ -246,7 +245,8 @@ fn a_body_without_end_is_cut_off_at_the_limit() -> Result<()> {
     for handler in ["notes", "nobody"] {
         let mut stream = connect(cluster.worker_port(0))?;
         stream.write_all(
-            format!("POST /run/{handler} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes(),
+            format!("POST /run/{handler} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .as_bytes(),
         )?;
         let chunk = [&b"10000\r\n"[..], &[b'x'; 1 << 16], b"\r\n"].concat();
         let began = Instant::now();

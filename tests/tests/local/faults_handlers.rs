@@ -94,7 +94,9 @@ def bad():
 #[test]
 fn one_that_fills_its_stream_is_killed_and_believed_nothing() -> Result<()> {
     // Within the call, and behind its answer, where the next call would find it.
-    for place in ["    fill()\n    return 'filled'\n", "    threading.Timer(0.05, fill).start()\n    return 'later'\n"] {
+    for place in
+        ["    fill()\n    return 'filled'\n", "    threading.Timer(0.05, fill).start()\n    return 'later'\n"]
+    {
         let source = format!(
             "import os, threading\ndef fill():\n    while True:\n        os.write(3, bytes(1 << 16))\ndef bad():\n{place}"
         );
