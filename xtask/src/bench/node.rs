@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::report::{Bound, Report};
 use super::stats::median;
-use super::subject::{Subject, calls, request, settled, throughput};
+use super::subject::{Subject, request, settled, starts, throughput};
 use super::{Bench, machine};
 use crate::http::{Connection, Request};
 use crate::vm;
@@ -30,13 +30,19 @@ const CALLS: u32 = 4000;
 const MB: f64 = 1e6;
 
 /// What a neighbour does all the time, and up to which limit.
-const NEIGHBOURS: [(&str, &str); 3] = [
+const NEIGHBOURS: [(&str, &str, &str); 3] = [
     (
+        "alone, then beside memory",
         "beside one at its memory limit",
         "def handler(event):\n    keep = []\n    while True:\n        keep.append(bytearray(1 << 20))\n",
     ),
-    ("beside one at its cpu limit", "def handler(event):\n    while True:\n        pass\n"),
     (
+        "alone, then beside cpu",
+        "beside one at its cpu limit",
+        "def handler(event):\n    while True:\n        pass\n",
+    ),
+    (
+        "alone, then beside pids",
         "beside one at its pids limit",
         "import os\ndef handler(event):\n    while True:\n        try:\n            os.fork()\n        except OSError:\n            pass\n",
     ),
@@ -99,11 +105,13 @@ fn call_all(worker: SocketAddr, handlers: std::ops::Range<u32>) -> Result<()> {
 
 /// The same calls at the same pace to a worker that pauses between them and to one that does not.
 fn unpausing(bench: &Bench, report: &mut Report) -> Result<()> {
-    let pausing = Subject::start(bench, "bench-pausing", &json!({"pause_after": "10ms"}), 1)?;
-    let awake = Subject::start(bench, "bench-awake", &json!({"pause_after": "1h"}), 1)?;
+    let pausing =
+        Subject::start(bench, "bench-pausing", &json!({"pause_after": "10ms", "response_details": true}), 1)?;
+    let awake =
+        Subject::start(bench, "bench-awake", &json!({"pause_after": "1h", "response_details": true}), 1)?;
     for _ in 0..bench.rounds {
-        let paused = calls(pausing.worker, &request(0), PACED, GAP)?;
-        let warm = calls(awake.worker, &request(0), PACED, GAP)?;
+        let paused = starts(pausing.worker, &request(0), PACED, GAP, &["unpaused"])?;
+        let warm = starts(awake.worker, &request(0), PACED, GAP, &["warm"])?;
         report.add("unpausing", "us", vec![median(&paused) - median(&warm)]);
         report.add("call of a paused instance", "us", paused);
         report.add("call of an idle instance", "us", warm);
@@ -118,15 +126,15 @@ fn neighbours(bench: &Bench, report: &mut Report) -> Result<()> {
     let limits = json!({"memory": "64Mi", "cpu": "500m", "pids": 32, "timeout": "2s"});
     let options = json!({"limits": limits, "response_details": false});
     let healthy = [request(0)];
-    for (name, source) in NEIGHBOURS {
+    for (alone, name, source) in NEIGHBOURS {
         let subject = Subject::start(bench, "bench-neighbour", &options, 1)?;
         subject.handler("bad", source)?;
         for _ in 0..bench.rounds {
-            report.add("alone", "/s", vec![throughput(subject.worker, &healthy, CALLS, false)?]);
+            report.add(alone, "/s", vec![throughput(subject.worker, &healthy, CALLS, false)?]);
             let beside = beside(subject.worker, || throughput(subject.worker, &healthy, CALLS, false))?;
             report.add(name, "/s", vec![beside]);
         }
-        report.ratio(name, "alone", Bound::AtLeast(0.9));
+        report.ratio(name, alone, Bound::AtLeast(0.9));
     }
     report.note(
         "Neighbours: 64 MiB, half a CPU, 32 processes; called again as soon as they were killed.".into(),
