@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openlambda_api::HandlerName;
 use openlambda_api::name::InvalidName;
+use openlambda_bundle::tree::{ENTRY_FILE, TreeError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -20,7 +21,6 @@ use crate::packages::{Installer, PackageError, PackageSet};
 use crate::reply::Failure;
 use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
-use crate::tree::{ENTRY_FILE, TreeError};
 use crate::warm::Warmth;
 
 /// How long a call waits for a handler that is just being made ready.

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::Agent;
 use crate::functions::Functions;
 use crate::pool::Pool;
+use crate::trial::{self, Trial};
 
 mod clusters;
 mod deploy;
@@ -36,11 +37,10 @@ mod report;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod trouble;
 
 use clusters::Clusters;
 use deploy::{Deployer, News};
-use make::{Maker, Trial};
+use make::Maker;
 use objects::Objects;
 pub use report::Report;
 use spec::{HandlerView, Reference};
@@ -92,7 +92,7 @@ pub fn start(
     report: Arc<Report>,
 ) -> anyhow::Result<Watching> {
     let blockers = Blockers::new(&agent.readiness);
-    let trial = make::in_sandbox(Arc::clone(agent), Handle::current());
+    let trial = trial::in_sandbox(Arc::clone(agent), Handle::current());
     let (functions, pool) = (Arc::clone(&agent.functions), Arc::clone(&agent.pool));
     let (stop, stopped) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;

@@ -32,7 +32,8 @@ mod room;
 mod run;
 mod server;
 mod shared;
-mod tree;
+mod trial;
+mod trouble;
 mod warm;
 mod zygotes;
 

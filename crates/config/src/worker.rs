@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cluster::ClusterDir;
 use crate::file;
 use crate::problem::ConfigError;
+use crate::registry::{self, RegistryConfig};
 use crate::section::Section;
 use crate::sizes::Size;
 use crate::values;
@@ -19,7 +20,7 @@ use crate::values;
 mod fixed;
 mod import_tree;
 mod limits;
-mod paths;
+pub(crate) mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,8 @@ pub struct WorkerConfig {
     pub cluster_name: String,
     /// `registry_dir`: one directory per handler.
     pub registry_dir: PathBuf,
+    /// `registry` and the keys beside it: a store that handlers come from; none means `registry_dir`.
+    pub registry: Option<RegistryConfig>,
     /// `Pkgs_dir`: installed packages.
     pub packages_dir: PathBuf,
     /// `worker_dir`: the worker's own state.
@@ -205,6 +208,7 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         file: file.to_owned(),
         cluster_name: root.read("cluster_name", "default".to_owned(), values::text),
         registry_dir: paths::required(root, "registry_dir", directory),
+        registry: registry::read(root, directory),
         packages_dir: paths::optional(root, "Pkgs_dir", directory)
             .unwrap_or_else(|| paths::join(directory, "../packages")),
         worker_dir: paths::required(root, "worker_dir", directory),

@@ -4,38 +4,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use openlambda_api::HandlerSpec;
 use openlambda_api::conditions::ConditionReason;
 use openlambda_api::handler::PackagesStatus;
 use openlambda_api::source::HttpSource;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::fetch::Fetcher;
 use super::files::{self, Files};
 use super::objects::{Look, Objects, Version};
 use super::spec::{self, Reference};
-use super::trouble::Trouble;
-use crate::agent::Agent;
 use crate::bundles::Bundle;
-use crate::call::End;
-use crate::compile;
-use crate::frame::Status;
 use crate::functions::{Function, Functions};
-use crate::outcome;
 use crate::packages::{Installed, PackageSet, Record, in_bundle};
 use crate::revision::{Revision, Settings, entry_file};
+use crate::trial::Trial;
+use crate::trouble::{Trouble, closed};
 
 /// Archives that are fetched at a time.
 const FETCHES: usize = 4;
 /// Handlers that are staged and tried at a time, per processor.
 const TRIALS_PER_CPU: usize = 4;
-
-/// Tries to load a revision.
-pub type Trial =
-    Arc<dyn Fn(Arc<Function>, Arc<Revision>) -> BoxFuture<'static, Result<(), Trouble>> + Send + Sync>;
 
 /// Makes revisions.
 pub struct Maker {
@@ -186,8 +175,10 @@ impl Maker {
         let _turn = self.trials.acquire().await.map_err(closed)?;
         let (bundles, entrypoint) = (self.functions.bundles.clone(), spec.entrypoint.clone());
         let staged = tokio::task::spawn_blocking(move || {
-            let file = entry_file(&entrypoint);
-            bundles.make(Path::new(&file), &entrypoint, |to| fill(&entrypoint, to))
+            bundles.make(|to| {
+                fill(&entrypoint, to)?;
+                Ok((entry_file(&entrypoint).into(), entrypoint))
+            })
         });
         staged.await.map_err(closed)?
     }
@@ -214,60 +205,4 @@ async fn source(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble
             Err(Trouble::lasting(ConditionReason::InvalidSpec, message))
         }
     }
-}
-
-/// Of a task or a semaphore that is gone, as at the worker's end.
-fn closed(error: impl std::fmt::Display) -> Trouble {
-    Trouble::passing(ConditionReason::AgentFailed, format!("the agent could not go on: {error}"))
-}
-
-/// The trial that counts: in a sandbox, by the runtime that serves calls.
-pub fn in_sandbox(agent: Arc<Agent>, data: Handle) -> Trial {
-    Arc::new(move |function, revision| {
-        let agent = Arc::clone(&agent);
-        let tried = data.spawn(async move { try_in_sandbox(&agent, &function, &revision).await });
-        let mut tried = Ending(tried);
-        Box::pin(async move { (&mut tried.0).await.map_err(closed)? })
-    })
-}
-
-/// A task that ends when nobody waits for it any more.
-struct Ending<T>(JoinHandle<T>);
-
-impl<T> Drop for Ending<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn try_in_sandbox(
-    agent: &Arc<Agent>,
-    function: &Function,
-    revision: &Arc<Revision>,
-) -> Result<(), Trouble> {
-    let checked = compile::check(agent, function, revision).await;
-    let agent_failed = |why: String| Trouble::passing(ConditionReason::AgentFailed, why);
-    let Some((end, exit)) = checked.map_err(|error| agent_failed(error.to_string()))? else { return Ok(()) };
-    let import_failed = |what: String| {
-        let message = format!("{}: {what}", entry_file(&revision.settings.entrypoint));
-        Trouble::lasting(ConditionReason::ImportFailed, message)
-    };
-    Err(match end {
-        End::Reply(reply) if reply.status == Status::LoadFailed => {
-            Trouble::code(outcome::load_failed(reply.meta, &revision.settings.entrypoint))
-        }
-        End::Refused => agent_failed("the sandbox for the trial ended before it was asked".into()),
-        End::Closed if exit.as_ref().is_some_and(|exit| exit.failure.is_some()) => {
-            agent_failed(outcome::closed(exit, revision.settings.limits.memory).message)
-        }
-        End::Closed => {
-            let failure = outcome::closed(exit, revision.settings.limits.memory);
-            import_failed(format!("while it was loaded, {}", failure.message))
-        }
-        End::TimedOut => import_failed("loading it did not end in time".into()),
-        End::TooLarge { length, .. } => import_failed(format!("its compiled code has {length} bytes")),
-        End::Reply(_) | End::Violation(_) => {
-            import_failed("while it was loaded, it wrote to file descriptors that it has not opened".into())
-        }
-    })
 }

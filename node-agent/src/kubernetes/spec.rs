@@ -13,8 +13,8 @@ use openlambda_api::{Handler, HandlerSpec};
 use openlambda_config::{Size, durations};
 use serde::Deserialize;
 
-use super::trouble::Trouble;
 use crate::revision::{Settings, wide};
+use crate::trouble::Trouble;
 
 /// Below this a Python interpreter does not start.
 const MIN_MEMORY: u64 = 16 << 20;

@@ -22,11 +22,11 @@ use super::*;
 use crate::bundles::Bundles;
 use crate::functions::{NoFunction, Source};
 use crate::gate::Gates;
-use crate::kubernetes::trouble::Trouble;
 use crate::metrics::Metrics;
 use crate::packages::{Installed, Installer, Package, PackageError, Record, Requirements, locked};
 use crate::reply::Failure;
 use crate::revision::tests::defaults;
+use crate::trouble::Trouble;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
