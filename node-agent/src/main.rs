@@ -25,6 +25,7 @@ mod outcome;
 mod packages;
 mod pool;
 mod pressure;
+mod registry;
 mod relief;
 mod reply;
 mod revision;

@@ -137,6 +137,11 @@ impl WorkerConfig {
     /// Checks a template: as [`Self::from_value`], but what `admin workers` sets per worker may be missing, and the
     /// port may be the original's `"?"`.
     pub fn check_template(value: &Value, path: &Path) -> Result<(), ConfigError> {
+        Self::of_template(value, path).map(drop)
+    }
+
+    /// What a worker that is made from the template would have, but for its own place and port.
+    pub fn of_template(value: &Value, path: &Path) -> Result<Self, ConfigError> {
         let mut whole = value.clone();
         if let Some(map) = whole.as_object_mut() {
             if map.get("worker_port") == Some(&json!("?")) {
@@ -144,7 +149,7 @@ impl WorkerConfig {
             }
             map.entry("worker_dir").or_insert_with(|| json!("../workers/worker-0"));
         }
-        Self::from_value(&whole, path).map(drop)
+        Self::from_value(&whole, path)
     }
 
     /// The template of a new cluster. `base` is `host` or an unpacked root directory.
