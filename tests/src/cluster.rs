@@ -72,7 +72,8 @@ impl Cluster {
     /// The same, with more arguments for `admin new`.
     pub fn new_with(conf: &Value, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let (port, balancer_port, registry_port) = (free_ports(MOST_WORKERS)?, free_ports(1)?, free_ports(1)?);
+        let (port, balancer_port, registry_port) =
+            (free_ports(MOST_WORKERS)?, free_ports(1)?, free_ports(1)?);
         let cluster = Self { dir, port, balancer_port, registry_port, seen: Mutex::default() };
         cluster.admin("new", arguments)?;
         cluster.admin("setconf", &[&json!({"response_details": true}).to_string()])?;

@@ -28,9 +28,9 @@ mod lifecycle;
 mod memory;
 #[path = "local/packages.rs"]
 mod packages;
-#[path = "local/scaling.rs"]
-mod scaling;
 #[path = "local/registry.rs"]
 mod registry;
+#[path = "local/scaling.rs"]
+mod scaling;
 #[path = "local/worker.rs"]
 mod worker;
