@@ -17,6 +17,7 @@ mod completion;
 mod deploy;
 mod execute;
 mod invoke;
+mod kubernetes;
 mod launch;
 mod logs;
 mod new;

@@ -7,13 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use openlambda_api::HandlerName;
-use openlambda_config::Process;
+use openlambda_config::{ClusterDir, Process};
 use openlambda_store::{Record, Revision};
 
 use crate::args::{Delete, Describe, Download, List, Rollback};
-use crate::deploy::{self, Wanted};
 use crate::status;
-use crate::store::{self, Opened};
+use crate::store::{self, Opened, Target};
 
 pub fn list(args: &List, out: &mut dyn Write) -> Result<()> {
     let opened = store::open(&args.registry)?;
@@ -53,8 +52,10 @@ pub fn describe(args: &Describe, out: &mut dyn Write) -> Result<()> {
     }
     let _ = writeln!(out, "{} in {}", handler.as_str(), opened.store.place());
     let _ = table(&rows, out);
-    for process in opened.cluster.started()? {
-        if let Some(line) = at_worker(&opened, process, handler) {
+    // On Kubernetes the Handler's status says it.
+    let Target::Local(cluster) = &opened.target else { return Ok(()) };
+    for process in cluster.started()? {
+        if let Some(line) = at_worker(cluster, process, handler) {
             let _ = writeln!(out, "{process}: {line}");
         }
     }
@@ -62,8 +63,8 @@ pub fn describe(args: &Describe, out: &mut dyn Write) -> Result<()> {
 }
 
 /// What a worker serves of a handler, and what keeps it from the newest.
-fn at_worker(opened: &Opened, process: Process, handler: &HandlerName) -> Option<String> {
-    let state = status::worker_state(&opened.cluster, process)?;
+fn at_worker(cluster: &ClusterDir, process: Process, handler: &HandlerName) -> Option<String> {
+    let state = status::worker_state(cluster, process)?;
     let serving = &state["registry"]["serving"][handler.as_str()];
     let of_it = |one: &&serde_json::Value| one["name"] == handler.as_str();
     let this = state["handlers"].as_array().and_then(|all| all.iter().find(of_it));
@@ -98,10 +99,7 @@ pub fn roll_back(args: &Rollback, out: &mut dyn Write) -> Result<ExitCode> {
     let handler = &args.handler.handler;
     let revision = opened.wait(opened.store.roll_back(handler, args.revision))?;
     let _ = writeln!(out, "{}: revision {} again, {}", handler.as_str(), revision.number, revision.digest);
-    if args.no_wait {
-        return Ok(ExitCode::SUCCESS);
-    }
-    deploy::run(&opened.cluster, handler, Wanted::Serves(revision.digest.as_str()), out)
+    opened.serve(handler, &revision, args.no_wait, out)
 }
 
 pub fn delete(args: &Delete, out: &mut dyn Write) -> Result<ExitCode> {
@@ -114,10 +112,7 @@ pub fn delete(args: &Delete, out: &mut dyn Write) -> Result<ExitCode> {
         );
     }
     let _ = writeln!(out, "{}: deleted", handler.as_str());
-    if args.no_wait {
-        return Ok(ExitCode::SUCCESS);
-    }
-    deploy::run(&opened.cluster, handler, Wanted::Gone, out)
+    opened.end(handler, args.no_wait, out)
 }
 
 pub fn download(args: &Download, out: &mut dyn Write) -> Result<()> {

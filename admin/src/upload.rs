@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use openlambda_store::Uploaded;
 
 use crate::args::Upload;
-use crate::deploy::{self, Wanted};
 use crate::store::{self, Opened};
 
 mod check;
@@ -20,8 +19,7 @@ pub fn run(args: &Upload, out: &mut dyn Write) -> Result<ExitCode> {
     let opened = store::open(&args.registry)?;
     let packed = Packed::of(&args.file).with_context(|| format!("--file {}", args.file.display()))?;
     if !args.no_check {
-        let python = opened.config.python.as_path();
-        for note in check::run(packed.unpacked(), python)? {
+        for note in check::run(packed.unpacked(), &opened.python)? {
             let _ = writeln!(io::stderr(), "admin: {note}");
         }
     }
@@ -38,10 +36,7 @@ pub fn run(args: &Upload, out: &mut dyn Write) -> Result<ExitCode> {
         revision.bytes,
         opened.store.place()
     );
-    if args.no_wait {
-        return Ok(ExitCode::SUCCESS);
-    }
-    deploy::run(&opened.cluster, handler, Wanted::Serves(revision.digest.as_str()), out)
+    opened.serve(handler, revision, args.no_wait, out)
 }
 
 fn send(opened: &Opened, args: &Upload, packed: &Packed) -> Result<Uploaded> {

@@ -26,12 +26,13 @@ use crate::trouble::Trouble;
 mod desk;
 mod make;
 mod port;
+mod settings;
 mod shelf;
 
 use desk::Desk;
 use make::Maker;
 pub use port::router;
-pub use shelf::Shelf;
+pub use shelf::{Shelf, Unpacked};
 
 /// Questions that may wait to be looked at.
 const ASKED: usize = 4096;

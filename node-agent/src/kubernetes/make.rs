@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use openlambda_api::HandlerSpec;
 use openlambda_api::conditions::ConditionReason;
-use openlambda_api::handler::PackagesStatus;
-use openlambda_api::source::HttpSource;
+use openlambda_api::handler::{DEFAULT_ENTRYPOINT, PackagesStatus};
+use openlambda_api::source::{BundleSource, HttpSource};
+use openlambda_bundle::Digest;
 use tokio::sync::Semaphore;
 
 use super::fetch::Fetcher;
@@ -17,6 +18,7 @@ use super::spec::{self, Reference};
 use crate::bundles::Bundle;
 use crate::functions::{Function, Functions};
 use crate::packages::{Installed, PackageSet, Record, in_bundle};
+use crate::registry::{Shelf, Unpacked};
 use crate::revision::{Revision, Settings, entry_file};
 use crate::trial::Trial;
 use crate::trouble::{Trouble, closed};
@@ -32,6 +34,8 @@ pub struct Maker {
     objects: Objects,
     fetcher: Fetcher,
     trial: Trial,
+    /// Bundles of the cluster's registry, if it has one.
+    shelf: Option<Shelf>,
     fetches: Semaphore,
     trials: Semaphore,
 }
@@ -55,13 +59,14 @@ enum Code {
 
 impl Maker {
     /// Makes revisions of these functions.
-    pub fn new(functions: Arc<Functions>, objects: Objects, trial: Trial) -> Self {
+    pub fn new(functions: Arc<Functions>, objects: Objects, trial: Trial, shelf: Option<Shelf>) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             functions,
             objects,
             fetcher: Fetcher::default(),
             trial,
+            shelf,
             fetches: Semaphore::new(FETCHES),
             trials: Semaphore::new(cpus * TRIALS_PER_CPU),
         }
@@ -103,8 +108,12 @@ impl Maker {
         staged: Option<Arc<Bundle>>,
         look: &mut Look<'_>,
     ) -> Result<(Arc<Bundle>, Settings), Trouble> {
-        spec::check_supported(spec)?;
         let env = look.env(spec).await?;
+        if let Some(source) = &spec.source.bundle {
+            let unpacked = self.take(spec, source).await?;
+            let settings = spec::settings_with(spec, &self.functions.defaults, env, &unpacked)?;
+            return Ok((unpacked.bundle, settings));
+        }
         let settings = spec::settings(spec, &self.functions.defaults, env)?;
         let code = match staged {
             Some(bundle) => Code::Bundle(bundle),
@@ -157,6 +166,22 @@ impl Maker {
         Ok(revision)
     }
 
+    /// A bundle of the registry.
+    async fn take(&self, spec: &HandlerSpec, source: &BundleSource) -> Result<Unpacked, Trouble> {
+        let lasting =
+            |reason, message: String| Trouble::lasting(reason, format!("spec.source.bundle: {message}"));
+        let Some(shelf) = &self.shelf else {
+            let message =
+                "the LambdaCluster has no spec.registry: set it, or use inline, files, configMap or http";
+            return Err(lasting(ConditionReason::NotSupported, message.to_owned()));
+        };
+        let digest = Digest::parse(source.digest.as_str());
+        let digest = digest.map_err(|error| lasting(ConditionReason::InvalidSpec, error.to_string()))?;
+        // The default may stand for what the bundle's form says.
+        let entrypoint = Some(&*spec.entrypoint).filter(|entrypoint| *entrypoint != DEFAULT_ENTRYPOINT);
+        shelf.take(&source.key, &digest, entrypoint).await
+    }
+
     async fn fetch(&self, spec: &HandlerSpec, source: HttpSource) -> Result<Arc<Bundle>, Trouble> {
         let fetched = {
             let _turn = self.fetches.acquire().await.map_err(closed)?;
@@ -201,7 +226,7 @@ async fn source(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble
     match &source.http {
         Some(http) => Ok(Code::Http(http.clone())),
         None => {
-            let message = "spec.source: give one of inline, files, configMap and http";
+            let message = "spec.source: give one of inline, files, configMap, http and bundle";
             Err(Trouble::lasting(ConditionReason::InvalidSpec, message))
         }
     }

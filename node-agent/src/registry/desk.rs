@@ -241,8 +241,9 @@ impl Desk {
         if function.serves(revision) {
             function.hope();
         } else {
+            let former = function.serving();
             self.maker.functions.install(&function, Arc::clone(revision));
-            self.pool.evict(function.key);
+            self.pool.succeed(function.key, former.as_deref(), revision);
         }
         self.missing.remove(handler);
         let entry = self.entries.entry(handler.clone());
