@@ -4,6 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod handlers;
+
+pub use handlers::{
+    Completion, Delete, Describe, Download, Invoke, List, Logs, Registry, RegistryArgs, Rollback, Upload,
+};
+
 /// Runs OpenLambda on this machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -35,6 +41,17 @@ pub enum Command {
     Zygotes(Zygotes),
     Targets(Targets),
     Kill(Kill),
+    Registry(Registry),
+    RegistryExec(Exec),
+    Upload(Upload),
+    List(List),
+    Describe(Describe),
+    Rollback(Rollback),
+    Download(Download),
+    Delete(Delete),
+    Invoke(Invoke),
+    Logs(Logs),
+    Completion(Completion),
 }
 
 /// Which cluster.
@@ -107,7 +124,8 @@ pub struct LoadBalancer {
 /// Runs one process of the cluster in the foreground
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  admin worker-exec --config my-cluster/config/worker-0.json\n  \
-                        admin load-balancer-exec --config my-cluster/config/load_balancer.json")]
+                        admin load-balancer-exec --config my-cluster/config/load_balancer.json\n  \
+                        admin registry-exec --config my-cluster/config/registry.json")]
 pub struct Exec {
     /// Its configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -151,7 +169,7 @@ pub struct Targets {
     pub all: bool,
 }
 
-/// Ends the load balancer, then the workers
+/// Ends the load balancer, then the workers, then the registry
 #[derive(Debug, Args)]
 #[command(after_help = "Calls that run get the drain_timeout of the configuration to finish.\n\n\
                         Example:\n  admin kill --cluster my-cluster")]

@@ -7,9 +7,16 @@ use anyhow::{Context, Result, ensure};
 use openlambda_config::ClusterDir;
 
 use crate::args::ClusterArg;
+use crate::kubernetes;
 
 /// The directory that a command names, whether or not it exists.
 pub fn named(arg: &ClusterArg) -> Result<ClusterDir> {
+    ensure!(
+        !arg.cluster.to_string_lossy().starts_with(kubernetes::SCHEME),
+        "{} is on Kubernetes, where this is done with kubectl: admin has upload, list, describe, rollback, download and \
+         delete there",
+        arg.cluster.display()
+    );
     ClusterDir::new(&arg.cluster).with_context(|| format!("{} is no usable path", arg.cluster.display()))
 }
 

@@ -1,4 +1,4 @@
-//! `admin worker-exec` and `admin load-balancer-exec`: become the program itself, in the foreground.
+//! `admin worker-exec`, `admin load-balancer-exec` and `admin registry-exec`: become the program itself, in the foreground.
 
 use std::convert::Infallible;
 use std::env;
@@ -27,6 +27,9 @@ pub const WORKER: Program =
 /// The load balancer.
 pub const BALANCER: Program =
     Program { binary: "openlambda-lard", arguments: &[], command: "load-balancer-exec" };
+/// The registry's server.
+pub const REGISTRY: Program =
+    Program { binary: "openlambda-registry", arguments: &[], command: "registry-exec" };
 
 /// Becomes the program; returns only with an error.
 pub fn run(program: Program, args: &Exec) -> Result<()> {

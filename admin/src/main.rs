@@ -1,4 +1,4 @@
-//! `admin`: the command line of OpenLambda on one machine, with the original's commands.
+//! `admin`: the command line of OpenLambda, with the original's commands.
 //!
 //! It writes configuration files, starts the worker and the balancer as processes of their own, and asks or ends
 //! them. It holds no logic of theirs. Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -13,16 +13,25 @@ mod args;
 mod argv;
 mod balancer;
 mod cluster;
+mod completion;
+mod deploy;
 mod execute;
+mod invoke;
+mod kubernetes;
 mod launch;
+mod logs;
 mod new;
 mod ping;
 mod ports;
 mod process;
+mod registry;
+mod revisions;
 mod setconf;
 mod status;
 mod stop;
+mod store;
 mod targets;
+mod upload;
 mod workers;
 mod zygotes;
 
@@ -59,6 +68,17 @@ fn run(command: Command, out: &mut dyn Write) -> Result<ExitCode> {
         Command::Zygotes(args) => return zygotes::run(&args, out),
         Command::Targets(args) => return targets::run(&args, out),
         Command::Kill(args) => stop::run(&args, out)?,
+        Command::Registry(args) => registry::run(&args, out)?,
+        Command::RegistryExec(args) => execute::run(execute::REGISTRY, &args)?,
+        Command::Upload(args) => return upload::run(&args, out),
+        Command::List(args) => revisions::list(&args, out)?,
+        Command::Describe(args) => revisions::describe(&args, out)?,
+        Command::Rollback(args) => return revisions::roll_back(&args, out),
+        Command::Download(args) => revisions::download(&args, out)?,
+        Command::Delete(args) => return revisions::delete(&args, out),
+        Command::Invoke(args) => return invoke::run(&args, out),
+        Command::Logs(args) => logs::run(&args, out)?,
+        Command::Completion(args) => completion::run(&args, out),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,15 +28,28 @@ pub fn ask(base: &str, timeout: Duration) -> Result<Answer, String> {
 
 /// Gets a URL of a process of the cluster.
 pub fn get(url: &str, timeout: Duration) -> Result<Answer, String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    read(agent(timeout).get(url).call())
+}
+
+/// Posts nothing to a URL of a process of the cluster.
+pub fn post(url: &str, timeout: Duration) -> Result<Answer, String> {
+    read(agent(timeout).post(url).send_empty())
+}
+
+/// A client for processes of this machine.
+pub fn agent(timeout: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
         // The process is on this machine: a proxy from the environment would not find it.
         .proxy(None)
         .max_redirects(0)
         .build()
-        .into();
-    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
+        .into()
+}
+
+fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
+    let mut response = response.map_err(|error| error.to_string())?;
     let body =
         response.body_mut().with_config().limit(LIMIT).read_to_string().map_err(|error| error.to_string())?;
     let status = response.status();

@@ -13,7 +13,7 @@ use openlambda_config::{ClusterDir, Process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::execute::{BALANCER, Program, WORKER};
+use crate::execute::{BALANCER, Program, REGISTRY, WORKER};
 
 /// What a pid file says.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub struct Live {
 pub fn program(process: Process) -> Program {
     match process {
         Process::Balancer => BALANCER,
+        Process::Registry => REGISTRY,
         Process::Worker(_) => WORKER,
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use openlambda_config::registry::ServerConfig;
 use openlambda_config::{BalancerConfig, ClusterDir, ConfigError, Process, WorkerConfig};
 use serde_json::Value;
 
@@ -41,6 +42,7 @@ pub fn local_url(cluster: &ClusterDir, process: Process) -> Result<String, Confi
     let file = cluster.config(process);
     match process {
         Process::Balancer => BalancerConfig::load(file).map(|config| config.local_url()),
+        Process::Registry => ServerConfig::load(file).map(|config| config.local_url()),
         Process::Worker(_) => WorkerConfig::load(file).map(|config| config.local_url()),
     }
 }
@@ -50,16 +52,22 @@ fn handlers(cluster: &ClusterDir, process: Process) -> Vec<String> {
     worker_state(cluster, process).map(|state| described(&state)).unwrap_or_default()
 }
 
-/// What a worker says of itself; none from what is no worker or does not answer.
-pub fn worker_state(cluster: &ClusterDir, process: Process) -> Option<Value> {
+/// The URL of a worker's admin port.
+pub fn admin_url(cluster: &ClusterDir, process: Process) -> Option<String> {
     let Process::Worker(_) = process else { return None };
     let config = WorkerConfig::load(cluster.config(process)).ok()?;
-    let url = format!("http://{}/debug/state", SocketAddr::new(config.local_ip(), config.admin.port()));
+    Some(format!("http://{}", SocketAddr::new(config.local_ip(), config.admin.port())))
+}
+
+/// What a worker says of itself; none from what is no worker or does not answer.
+pub fn worker_state(cluster: &ClusterDir, process: Process) -> Option<Value> {
+    let url = format!("{}/debug/state", admin_url(cluster, process)?);
     let answer = ping::get(&url, ANSWER_WITHIN).ok()?;
     serde_json::from_str(&answer.body).ok()
 }
 
 fn described(state: &Value) -> Vec<String> {
+    let away = state["registry"]["trouble"].as_str().map(|why| format!("registry: {why}"));
     let handlers = state["handlers"].as_array().map(Vec::as_slice).unwrap_or_default();
     let line = |handler: &Value| {
         let name = handler["name"].as_str()?;
@@ -71,7 +79,7 @@ fn described(state: &Value) -> Vec<String> {
             None => Some(format!("{name}: {}", packages.join(" "))),
         }
     };
-    handlers.iter().filter_map(line).collect()
+    away.into_iter().chain(handlers.iter().filter_map(line)).collect()
 }
 
 fn line(cluster: &ClusterDir, process: Process) -> (bool, String) {
@@ -108,5 +116,7 @@ mod tests {
         ]});
         assert_eq!(described(&state), ["a: idna==3.10 six==1", "b: NoWheel: x"]);
         assert!(described(&json!({})).is_empty());
+        let away = json!({"registry": {"trouble": "it is away"}});
+        assert_eq!(described(&away), ["registry: it is away"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `admin kill`: ends the load balancer, so that no new calls come, then the workers.
+//! `admin kill`: ends the load balancer, so that no new calls come, then the workers, then the registry.
 
 use std::fs;
 use std::io::Write;
@@ -25,9 +25,10 @@ pub fn run(args: &Kill, out: &mut dyn Write) -> Result<()> {
     if started.is_empty() {
         let _ = writeln!(out, "nothing was started");
     }
-    let (balancers, workers): (Vec<_>, Vec<_>) = started.into_iter().partition(|p| *p == Process::Balancer);
-    stop(&cluster, &balancers, out)?;
-    stop(&cluster, &workers, out)
+    let all = |wanted: fn(&Process) -> bool| started.iter().copied().filter(wanted).collect::<Vec<_>>();
+    stop(&cluster, &all(|process| *process == Process::Balancer), out)?;
+    stop(&cluster, &all(|process| matches!(process, Process::Worker(_))), out)?;
+    stop(&cluster, &all(|process| *process == Process::Registry), out)
 }
 
 /// Asks all of them to end, then waits for each.
@@ -62,7 +63,8 @@ fn wait(cluster: &ClusterDir, process: Process, running: &Live) -> Result<String
     running.kill().with_context(|| format!("cannot kill {process} (pid {})", running.pid))?;
     let pid = running.pid;
     anyhow::ensure!(running.wait(FORCED)?, "{process} (pid {pid}) survives SIGKILL: it hangs in the kernel");
-    let rest = if process == Process::Balancer { "" } else { "; the next admin workers cleans up after it" };
+    let is_worker = matches!(process, Process::Worker(_));
+    let rest = if is_worker { "; the next admin workers cleans up after it" } else { "" };
     Ok(format!("did not end within {}s and was killed with SIGKILL{rest}", patience.as_secs()))
 }
 
@@ -70,6 +72,8 @@ fn drain_timeout(cluster: &ClusterDir, process: Process) -> Duration {
     let file = cluster.config(process);
     let configured = match process {
         Process::Balancer => BalancerConfig::load(file).map(|config| config.timeout),
+        // Its requests are short.
+        Process::Registry => return DRAIN,
         Process::Worker(_) => WorkerConfig::load(file).map(|config| config.drain_timeout),
     };
     configured.unwrap_or(DRAIN)

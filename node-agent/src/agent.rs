@@ -170,6 +170,7 @@ impl Agent {
             "memory": self.memory.view(),
             "instances": self.pool.view(),
             "import_cache": self.import_cache.view(),
+            "registry": self.functions.registry().map(|registry| registry.view()),
         })
     }
 }

@@ -12,18 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak, mpsc};
 
 use bytes::Bytes;
+use openlambda_bundle::tree::{ENTRY_FILE, Kind, MAX_BYTES, Tree, TreeError};
+use openlambda_bundle::{DIRECTORY_MODE, FILE_MODE, make_directory};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::frame::Meta;
-use crate::tree::{ENTRY_FILE, Kind, MAX_BYTES, Tree, TreeError};
 
 /// How often a directory that changes under the copy is copied again.
 const ATTEMPTS: usize = 3;
-/// The mode of a directory and of an executable file.
-pub const DIRECTORY_MODE: u32 = 0o755;
-/// The mode of a file that is not executable.
-pub const FILE_MODE: u32 = 0o644;
 
 /// A handler's code at one moment.
 #[derive(Debug)]
@@ -32,6 +29,8 @@ pub struct Bundle {
     pub digest: String,
     /// The copy.
     pub path: PathBuf,
+    /// What it takes on the disk, about.
+    pub on_disk: u64,
     /// The entry file compiled, or why it cannot be; empty until someone has tried.
     pub code: OnceLock<Result<Bytes, Meta>>,
     /// Set by the one who compiles it.
@@ -117,7 +116,7 @@ impl Bundles {
             let after = read()?;
             match digest {
                 Ok(digest) if after.fingerprint == tree.fingerprint => {
-                    let bundle = self.inner.adopt(digest, &copy)?;
+                    let bundle = self.inner.adopt(digest, &copy, tree.on_disk())?;
                     let (fingerprint, settled) = (tree.fingerprint, tree.settled);
                     return Ok(Staged { bundle, fingerprint, settled, entries: tree.entries.len() });
                 }
@@ -134,21 +133,22 @@ impl Bundles {
         Err(TreeError::Restless(source.to_owned()))
     }
 
-    /// A bundle of what `fill` puts into an empty directory; `entry` must be among it. `extra` is part of the digest.
-    /// Blocking.
+    /// A bundle of what `fill` puts into an empty directory. It says which file must be among that, and what else is part
+    /// of the digest. Blocking.
     pub fn make<E: From<TreeError>>(
         &self,
-        entry: &Path,
-        extra: &str,
-        fill: impl FnOnce(&Path) -> Result<(), E>,
+        fill: impl FnOnce(&Path) -> Result<(PathBuf, String), E>,
     ) -> Result<Arc<Bundle>, E> {
         let copy = self.inner.scratch();
         let made = make_directory(&copy)
             .map_err(|source| failed(&copy, source).into())
             .and_then(|()| fill(&copy))
-            .and_then(|()| Ok(digest_tree(&Tree::read(&copy, entry)?, extra)?));
+            .and_then(|(entry, extra)| {
+                let tree = Tree::read(&copy, &entry)?;
+                Ok((digest_tree(&tree, &extra)?, tree.on_disk()))
+            });
         match made {
-            Ok(digest) => Ok(self.inner.adopt(digest, &copy)?),
+            Ok((digest, on_disk)) => Ok(self.inner.adopt(digest, &copy, on_disk)?),
             Err(error) => {
                 self.inner.discard(copy);
                 Err(error)
@@ -173,7 +173,7 @@ impl Inner {
     }
 
     /// Gives the finished copy its name, unless the same code is already there.
-    fn adopt(self: &Arc<Self>, digest: String, copy: &Path) -> Result<Arc<Bundle>, TreeError> {
+    fn adopt(self: &Arc<Self>, digest: String, copy: &Path, on_disk: u64) -> Result<Arc<Bundle>, TreeError> {
         let mut alive = self.alive.lock();
         if let Some(bundle) = alive.get(&digest).and_then(Weak::upgrade) {
             self.discard(copy.to_owned());
@@ -185,6 +185,7 @@ impl Inner {
         let bundle = Arc::new(Bundle {
             digest: digest.clone(),
             path,
+            on_disk,
             code: OnceLock::new(),
             compiling: AtomicBool::new(false),
             store: Arc::clone(self),
@@ -274,8 +275,10 @@ fn digest_tree(tree: &Tree, extra: &str) -> Result<String, TreeError> {
             }
             Kind::File { executable } => {
                 digest.header(2 + u8::from(*executable), &entry.path);
-                let contents = fs::read(&path).map_err(|source| failed(&path, source))?;
-                digest.0.update(Sha256::digest(contents));
+                let mut contents = Sha256::new();
+                let mut file = File::open(&path).map_err(|source| failed(&path, source))?;
+                io::copy(&mut file, &mut contents).map_err(|source| failed(&path, source))?;
+                digest.0.update(contents.finalize());
             }
         }
     }
@@ -286,12 +289,6 @@ fn digest_tree(tree: &Tree, extra: &str) -> Result<String, TreeError> {
 /// A failure on our side of the copy, where "not found" does not mean that the handler is missing.
 fn failed(path: &Path, source: io::Error) -> TreeError {
     TreeError::Io { path: path.to_owned(), source }
-}
-
-/// Modes are set, not asked for: the umask of whoever started the worker must not hide code from sandboxes.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE))
 }
 
 /// Copies a file of at most `left` bytes; gives their number and digest.
@@ -322,7 +319,6 @@ fn copy_file(from: &Path, to: &Path, executable: bool, left: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::ENTRY_FILE;
 
     fn write(directory: &Path, text: &str) {
         fs::write(directory.join(ENTRY_FILE), text).unwrap();
@@ -393,17 +389,17 @@ mod tests {
     fn what_is_made_has_its_entry_and_its_extra_in_the_digest() {
         let work = tempfile::tempdir().unwrap();
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
-        let entry = Path::new("app.py");
         let make = |text: &'static str, extra: &str| {
-            bundles.make::<TreeError>(entry, extra, |to| {
-                fs::write(to.join("app.py"), text).map_err(|source| failed(to, source))
+            bundles.make::<TreeError>(|to| {
+                fs::write(to.join("app.py"), text).map_err(|source| failed(to, source))?;
+                Ok(("app.py".into(), extra.to_owned()))
             })
         };
         let one = make("1", "app.a").unwrap();
         assert!(Arc::ptr_eq(&one, &make("1", "app.a").unwrap()));
         assert_ne!(one.digest, make("1", "app.b").unwrap().digest);
         assert_ne!(one.digest, make("2", "app.a").unwrap().digest);
-        let missing = bundles.make::<TreeError>(entry, "", |_| Ok(())).unwrap_err();
+        let missing = bundles.make::<TreeError>(|_| Ok(("app.py".into(), String::new()))).unwrap_err();
         assert!(missing.is_missing(), "{missing}");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openlambda_api::name::InvalidName;
 use openlambda_api::{HandlerName, Reason};
+use openlambda_bundle::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
 use parking_lot::Mutex;
 
 use crate::bundles::Staged;
@@ -15,7 +16,6 @@ use crate::functions::{Function, Functions, NoFunction};
 use crate::packages::{PackageError, PackageSet, Requirements, in_bundle};
 use crate::reply::Failure;
 use crate::revision::Revision;
-use crate::tree::{ENTRY_FILE, Stamp, Tree, TreeError};
 
 /// How often a handler's whole directory is looked at; its entry file is at every call.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

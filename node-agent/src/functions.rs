@@ -1,5 +1,5 @@
 //! The handlers of the worker, wherever they come from: a directory ([`crate::directory`]), which is looked at as calls
-//! come, or the Kubernetes API ([`crate::kubernetes`]), which pushes. What serves a call is the same for both.
+//! come, a registry ([`crate::registry`]), or the Kubernetes API ([`crate::kubernetes`]), which pushes. What serves a call is the same for both.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openlambda_api::HandlerName;
 use openlambda_api::name::InvalidName;
+use openlambda_bundle::tree::{ENTRY_FILE, TreeError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -17,10 +18,10 @@ use crate::gate::Gates;
 use crate::instance::Instance;
 use crate::metrics::{HandlerMetrics, Metrics};
 use crate::packages::{Installer, PackageError, PackageSet};
+use crate::registry::Registry;
 use crate::reply::Failure;
 use crate::revision::{Revision, Settings};
 use crate::shared::Busy;
-use crate::tree::{ENTRY_FILE, TreeError};
 use crate::warm::Warmth;
 
 /// How long a call waits for a handler that is just being made ready.
@@ -38,6 +39,9 @@ pub enum NoFunction {
     /// It is not in the registry.
     #[error("there is no handler \"{0}\": put {ENTRY_FILE} into the directory {0} of the registry")]
     NotInDirectory(HandlerName),
+    /// It is not in the registry that `admin upload` fills.
+    #[error("there is no handler \"{0}\" in the registry: admin upload --handler {0}")]
+    NotInRegistry(HandlerName),
     /// It is not in the Kubernetes API.
     #[error("there is no handler \"{0}\": apply a Handler with this name")]
     NotApplied(HandlerName),
@@ -63,6 +67,8 @@ pub enum NoFunction {
 pub enum Source {
     /// A directory with one directory per handler.
     Directory(Directory),
+    /// A registry.
+    Registry(Arc<Registry>),
     /// Whoever calls [`Functions::declare`], [`Functions::install`] and [`Functions::remove`].
     Pushed,
 }
@@ -129,6 +135,7 @@ impl Functions {
         let known = self.known.read().get(name).cloned();
         match &self.source {
             Source::Directory(directory) => directory.get(self, known, name).await,
+            Source::Registry(registry) => registry.get(self, known, name).await,
             Source::Pushed => match known {
                 Some(function) => {
                     let revision = function.await_revision().await?;
@@ -136,6 +143,19 @@ impl Functions {
                 }
                 None => Err(NoFunction::NotApplied(HandlerName::parse(name)?)),
             },
+        }
+    }
+
+    /// The handler of this name, if it is known.
+    pub fn known(&self, name: &str) -> Option<Arc<Function>> {
+        self.known.read().get(name).cloned()
+    }
+
+    /// The registry, if handlers come from one.
+    pub fn registry(&self) -> Option<&Arc<Registry>> {
+        match &self.source {
+            Source::Registry(registry) => Some(registry),
+            Source::Directory(_) | Source::Pushed => None,
         }
     }
 

@@ -330,7 +330,9 @@ fn no_function(error: NoFunction) -> Failure {
             return Failure::agent(Reason::NoCapacity, message).after(Duration::from_secs(1));
         }
         NoFunction::Name(_) => Reason::BadName,
-        NoFunction::NotInDirectory(_) | NoFunction::NotApplied(_) => Reason::HandlerNotFound,
+        NoFunction::NotInDirectory(_) | NoFunction::NotInRegistry(_) | NoFunction::NotApplied(_) => {
+            Reason::HandlerNotFound
+        }
         NoFunction::Packages(_, error) => {
             let failure = Failure::agent(Reason::InstallFailed, message);
             return if error.passing { failure.after(Duration::from_secs(1)) } else { failure };

@@ -17,6 +17,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use openlambda_api::LambdaCluster;
+use openlambda_store::{Store, StoreError};
 use openlambda_telemetry::{Blocker, Readiness};
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle};
@@ -25,6 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::Agent;
 use crate::functions::Functions;
 use crate::pool::Pool;
+use crate::registry::Shelf;
+use crate::trial::{self, Trial};
 
 mod clusters;
 mod deploy;
@@ -36,11 +39,10 @@ mod report;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod trouble;
 
 use clusters::Clusters;
 use deploy::{Deployer, News};
-use make::{Maker, Trial};
+use make::Maker;
 use objects::Objects;
 pub use report::Report;
 use spec::{HandlerView, Reference};
@@ -92,8 +94,13 @@ pub fn start(
     report: Arc<Report>,
 ) -> anyhow::Result<Watching> {
     let blockers = Blockers::new(&agent.readiness);
-    let trial = make::in_sandbox(Arc::clone(agent), Handle::current());
+    let trial = trial::in_sandbox(Arc::clone(agent), Handle::current());
     let (functions, pool) = (Arc::clone(&agent.functions), Arc::clone(&agent.pool));
+    let shelf = agent.config.registry.as_ref().map(|registry| {
+        let store = Store::open(&registry.place)?;
+        Ok::<_, StoreError>(Shelf::new(store, functions.bundles.clone(), registry.cache.bytes()))
+    });
+    let shelf = shelf.transpose()?;
     let (stop, stopped) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let work = async move {
@@ -101,7 +108,8 @@ pub fn start(
             Ok(client) => {
                 let objects = Objects::new(&client, &scope.namespace);
                 tokio::time::sleep(jitter()).await;
-                watch(client, scope, Parts { functions, pool, report, objects, trial }, blockers).await;
+                watch(client, scope, Parts { functions, pool, report, objects, trial, shelf }, blockers)
+                    .await;
             }
             Err(error) => {
                 tracing::error!(%error, "no client of the API server: no handler is ever served");
@@ -161,6 +169,7 @@ pub struct Parts {
     report: Arc<Report>,
     objects: Objects,
     trial: Trial,
+    shelf: Option<Shelf>,
 }
 
 type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
@@ -171,7 +180,7 @@ async fn watch(client: Client, scope: Scope, parts: Parts, mut blockers: Blocker
         events(Api::<PartialObjectMeta<LambdaCluster>>::namespaced(client.clone(), &scope.namespace));
     let api: Api<DeserializeGuard<HandlerView>> = Api::namespaced(client, &scope.namespace);
     let (mut handlers, mut config_maps) = (None, None);
-    let maker = Arc::new(Maker::new(parts.functions, parts.objects, parts.trial));
+    let maker = Arc::new(Maker::new(parts.functions, parts.objects, parts.trial, parts.shelf));
     let (news, mut heard) = mpsc::unbounded_channel();
     let known = Clusters::new(scope.cluster);
     let mut deployer = Deployer::new(known, Arc::clone(&maker), parts.pool, parts.report, news.clone());

@@ -25,6 +25,7 @@ mod outcome;
 mod packages;
 mod pool;
 mod pressure;
+mod registry;
 mod relief;
 mod reply;
 mod revision;
@@ -32,7 +33,8 @@ mod room;
 mod run;
 mod server;
 mod shared;
-mod tree;
+mod trial;
+mod trouble;
 mod warm;
 mod zygotes;
 

@@ -14,7 +14,7 @@ use openlambda_api::load::LOAD_PATH;
 use openlambda_api::state::STATE_PATH;
 use openlambda_config::{Base as ConfigBase, WorkerConfig};
 use openlambda_sandbox::{Base, Host, HostConfig, Nursery};
-use openlambda_telemetry::{AdminServer, Readiness, Registry, Signals, admin, logging};
+use openlambda_telemetry::{AdminServer, Readiness, Registry as Series, Signals, admin, logging};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,6 +24,7 @@ use crate::functions::Source;
 use crate::kubernetes::{self, Report, Scope};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
+use crate::registry::{self, Registry};
 use crate::server;
 
 /// Connections that wait to be taken.
@@ -49,12 +50,14 @@ pub enum Mode {
 /// Serves until a signal.
 pub fn run(file: &Path, mode: Mode) -> anyhow::Result<()> {
     logging::init()?;
+    let config = WorkerConfig::load(file)?;
     if let Mode::Kubernetes { scope, node } = &mode {
         tracing::info!(cluster = scope.cluster, namespace = scope.namespace, node, "starting");
+    }
+    if matches!(mode, Mode::Kubernetes { .. }) || config.registry.is_some() {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         provider.install_default().map_err(|_| anyhow!("a TLS provider is already installed"))?;
     }
-    let config = WorkerConfig::load(file)?;
     raise_open_files()?;
     let listener = bind(config.listen, "worker_port", file)?;
     let admin = bind(config.admin, "admin_port", file)?;
@@ -137,19 +140,20 @@ async fn serve(
     admin: TcpListener,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let registry = Registry::new("node-agent")?;
-    let metrics = Arc::new(Metrics::new(&registry)?);
+    let series = Series::new("node-agent")?;
+    let metrics = Arc::new(Metrics::new(&series)?);
     let readiness = Readiness::new();
     let starting = readiness.block("nursery");
     let (listen, drain_timeout) = (config.listen, config.drain_timeout);
-    let source = match &mode {
-        Mode::Directory => Source::Directory(Directory::new(config.registry_dir.clone())),
-        Mode::Kubernetes { .. } => Source::Pushed,
+    let source = match (&mode, &config.registry) {
+        (Mode::Directory, None) => Source::Directory(Directory::new(config.registry_dir.clone())),
+        (Mode::Directory, Some(registry)) => Source::Registry(Arc::new(Registry::new(registry.clone()))),
+        (Mode::Kubernetes { .. }, _) => Source::Pushed,
     };
     let agent = Agent::new(config, memory, source, metrics, readiness.clone())
         .context("cannot prepare worker_dir")?;
     let report = Arc::new(Report::default());
-    let router = router(registry, &agent, &mode, &report);
+    let router = router(series, &agent, &mode, &report);
     let _admin = AdminServer::start(admin, router)?;
     let nursery = host.start().await?;
     agent.packages.start(nursery.clone());
@@ -161,6 +165,7 @@ async fn serve(
             Some(kubernetes::start(&agent, kubernetes::client_config().await?, scope, report)?)
         }
     };
+    let looking = agent.functions.registry().map(|registry| registry::start(&agent, registry)).transpose()?;
     let zygotes = Arc::clone(&agent.zygotes);
     let supervisor =
         zygotes.supervise(nursery.clone(), readiness, Arc::clone(&agent.metrics), agent.drain.clone());
@@ -181,7 +186,7 @@ async fn serve(
         },
     };
     // No handler changes any more.
-    drop(watching);
+    drop((watching, looking));
     end(&agent, &nursery, drain_timeout, &mut signals).await;
     supervisor.abort();
     tracing::info!("ended");
@@ -189,13 +194,16 @@ async fn serve(
 }
 
 /// The paths of the admin port.
-fn router(registry: Registry, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Report>) -> Router {
+fn router(series: Series, agent: &Arc<Agent>, mode: &Mode, report: &Arc<Report>) -> Router {
     let (state, load, report) = (Arc::clone(agent), Arc::clone(agent), Arc::clone(report));
-    let router = admin::router(registry, agent.readiness.clone())
+    let router = admin::router(series, agent.readiness.clone())
         .route("/debug/state", get(async move || Json(state.state())))
         .route(LOAD_PATH, get(async move || load.load.header().to_str().unwrap_or_default().to_owned()));
     match mode {
-        Mode::Directory => router,
+        Mode::Directory => match agent.functions.registry() {
+            Some(registry) => router.merge(registry::router(Arc::clone(registry))),
+            None => router,
+        },
         Mode::Kubernetes { .. } => {
             let cache = Arc::clone(&agent.import_cache);
             let document = move || AgentState { excluded: cache.excluded(), ..report.state() };

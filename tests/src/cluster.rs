@@ -27,6 +27,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     port: u16,
     balancer_port: u16,
+    registry_port: u16,
     seen: Mutex<Seen>,
 }
 
@@ -39,6 +40,10 @@ struct Seen {
 
 /// Workers that a test may start.
 const MOST_WORKERS: u16 = 4;
+
+/// The keys of [`Cluster::start_registry`].
+const ACCESS_KEY: &str = "access-key";
+const SECRET_KEY: &str = "secret-key-of-tests";
 
 /// The path of one of our binaries.
 pub fn binary(name: &str) -> Result<PathBuf> {
@@ -67,8 +72,9 @@ impl Cluster {
     /// The same, with more arguments for `admin new`.
     pub fn new_with(conf: &Value, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let (port, balancer_port) = (free_ports(MOST_WORKERS)?, free_ports(1)?);
-        let cluster = Self { dir, port, balancer_port, seen: Mutex::default() };
+        let (port, balancer_port, registry_port) =
+            (free_ports(MOST_WORKERS)?, free_ports(1)?, free_ports(1)?);
+        let cluster = Self { dir, port, balancer_port, registry_port, seen: Mutex::default() };
         cluster.admin("new", arguments)?;
         cluster.admin("setconf", &[&json!({"response_details": true}).to_string()])?;
         if conf.as_object().is_some_and(|conf| !conf.is_empty()) {
@@ -127,6 +133,34 @@ impl Cluster {
     /// The port of lard.
     pub fn balancer_port(&self) -> u16 {
         self.balancer_port
+    }
+
+    /// `admin registry`, on a port of its own.
+    pub fn start_registry(&self) -> Result<()> {
+        let port = self.registry_port.to_string();
+        self.admin("registry", &["--port", &port, "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY])?;
+        Ok(())
+    }
+
+    /// The pid of the registry's server.
+    pub fn registry_pid(&self) -> Result<Pid> {
+        let text = fs::read_to_string(self.path().join("logs/registry.pid"))?;
+        Ok(Pid::from_raw(text.trim().parse()?))
+    }
+
+    /// `admin upload` of a folder with these files; gives what it printed.
+    pub fn upload(&self, handler: &str, files: &[(&str, &str)]) -> Result<String> {
+        let folder = self.folder(files)?;
+        self.admin("upload", &["--handler", handler, "--file", &folder.path().to_string_lossy()])
+    }
+
+    /// A folder with these files.
+    pub fn folder(&self, files: &[(&str, &str)]) -> Result<tempfile::TempDir> {
+        let folder = tempfile::tempdir_in(self.dir.path())?;
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text)?;
+        }
+        Ok(folder)
     }
 
     /// Deploys a handler as a user would, all at once.

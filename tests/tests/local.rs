@@ -28,6 +28,8 @@ mod lifecycle;
 mod memory;
 #[path = "local/packages.rs"]
 mod packages;
+#[path = "local/registry.rs"]
+mod registry;
 #[path = "local/scaling.rs"]
 mod scaling;
 #[path = "local/worker.rs"]

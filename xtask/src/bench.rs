@@ -20,6 +20,7 @@ mod process;
 mod report;
 mod stats;
 mod subject;
+mod upload;
 mod warm;
 
 use std::path::PathBuf;
@@ -83,6 +84,8 @@ enum What {
         #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// From `admin upload` to the first answer on three workers, memory for a large bundle, what a thousand leave behind
+    Upload,
     /// The balancing policies, simulated, or live
     Lard(lard::Args),
 }
@@ -123,6 +126,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Burst => burst::run(&bench)?,
         What::Operator => operator::run(&bench)?,
         What::Import => import::run(&bench)?,
+        What::Upload => upload::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };
     warning.into_iter().for_each(|warning| report.note(warning));

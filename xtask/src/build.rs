@@ -13,10 +13,11 @@ use crate::uv;
 use crate::workspace::Workspace;
 
 /// Always all of them: another choice is another choice of their dependencies' features, which compiles those anew.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "openlambda-node-agent",
     "openlambda-lard",
     "openlambda-admin",
+    "openlambda-registry",
     "openlambda-operator",
     "openlambda-runtime-native",
 ];

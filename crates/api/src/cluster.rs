@@ -143,6 +143,9 @@ pub struct S3 {
     /// A Secret with the keys accessKeyID and secretAccessKey.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<SecretRef>,
+    /// Certificates to trust for it besides the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Certificates>,
 }
 
 fn default_region() -> String {

@@ -93,6 +93,12 @@ pub mod children {
     pub const TREE_DIR: &str = "/etc/openlambda-tree";
     /// The key of the ConfigMap with a tree of Zygotes, and so the file.
     pub const TREE_FILE: &str = "tree.json";
+    /// Where the certificates for the registry are mounted, as [`CA_FILE`].
+    pub const REGISTRY_CA_DIR: &str = "/etc/openlambda-registry-ca";
+    /// The agents' variable with the access key of the registry.
+    pub const REGISTRY_ACCESS_KEY: &str = "OPENLAMBDA_REGISTRY_ACCESS_KEY";
+    /// The agents' variable with the secret key of the registry.
+    pub const REGISTRY_SECRET_KEY: &str = "OPENLAMBDA_REGISTRY_SECRET_KEY";
     /// The agents' variable with the user of the package index.
     pub const INDEX_USERNAME: &str = "OPENLAMBDA_INDEX_USERNAME";
     /// The agents' variable with the password of the package index.

@@ -1,8 +1,8 @@
 //! Where the files of a local cluster are:
 //!
 //! ```text
-//! config/{template,load_balancer,worker-N}.json   logs/{worker-N,load_balancer}.{out,pid}
-//! base/   packages/   registry/<handler>/lambda_func.py   workers/worker-N/
+//! config/{template,load_balancer,registry,worker-N}.json   logs/{worker-N,load_balancer,registry}.{out,pid}
+//! base/   packages/   registry/<handler>/lambda_func.py   store/   workers/worker-N/
 //! ```
 
 use std::fmt;
@@ -21,6 +21,8 @@ pub struct ClusterDir {
 pub enum Process {
     /// The load balancer, lard.
     Balancer,
+    /// The server of the registry.
+    Registry,
     /// The worker of that number.
     Worker(u32),
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Balancer => f.write_str("load_balancer"),
+            Self::Registry => f.write_str("registry"),
             Self::Worker(number) => write!(f, "worker-{number}"),
         }
     }
@@ -37,8 +40,10 @@ impl fmt::Display for Process {
 impl Process {
     /// Reads what `Display` writes.
     pub fn parse(name: &str) -> Option<Self> {
-        if name == "load_balancer" {
-            return Some(Self::Balancer);
+        match name {
+            "load_balancer" => return Some(Self::Balancer),
+            "registry" => return Some(Self::Registry),
+            _ => {}
         }
         let number = name.strip_prefix("worker-")?.parse().ok()?;
         // "worker-01" or "worker-+1" are not ours.
@@ -110,6 +115,11 @@ impl ClusterDir {
         self.root.join("registry")
     }
 
+    /// What the registry's server keeps: bundles and the records of handlers.
+    pub fn store_dir(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
     /// The state of all workers.
     pub fn workers_dir(&self) -> PathBuf {
         self.root.join("workers")
@@ -144,7 +154,7 @@ impl ClusterDir {
         Ok(found)
     }
 
-    /// The processes that have a pid file, balancer first. They need not be alive.
+    /// The processes that have a pid file, balancer first, workers last. They need not be alive.
     pub fn started(&self) -> io::Result<Vec<Process>> {
         Self::having(&self.logs_dir(), "pid")
     }

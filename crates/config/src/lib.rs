@@ -1,7 +1,7 @@
 //! The configuration files of OpenLambda: the original's key names, our additions, and clear messages.
 //!
 //! A file is read as plain JSON, then turned into a typed form with every default resolved
-//! ([`WorkerConfig`], [`BalancerConfig`]). All problems of a file are reported at once, each with its key,
+//! ([`WorkerConfig`], [`BalancerConfig`], [`registry::ServerConfig`]). All problems of a file are reported at once, each with its key,
 //! its value and what to do about it. [`ClusterDir`] knows where the files of a local cluster are.
 //!
 //! The crate touches files only in [`mod@file`] and [`cluster`]; it has no async runtime and no network.
@@ -12,6 +12,7 @@ pub mod durations;
 pub mod file;
 pub mod merge;
 pub mod problem;
+pub mod registry;
 mod section;
 pub mod sizes;
 pub mod unknown;
@@ -21,5 +22,6 @@ pub mod worker;
 pub use balancer::{BalancerConfig, LIVE_KEYS, LoadFormula, PolicyName, Server};
 pub use cluster::{ClusterDir, Process};
 pub use problem::{ConfigError, Problem, Problems};
+pub use registry::RegistryConfig;
 pub use sizes::Size;
 pub use worker::{Base, ImportTree, LimitsConfig, WorkerConfig};

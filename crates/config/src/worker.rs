@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cluster::ClusterDir;
 use crate::file;
 use crate::problem::ConfigError;
+use crate::registry::{self, RegistryConfig};
 use crate::section::Section;
 use crate::sizes::Size;
 use crate::values;
@@ -19,7 +20,7 @@ use crate::values;
 mod fixed;
 mod import_tree;
 mod limits;
-mod paths;
+pub(crate) mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,8 @@ pub struct WorkerConfig {
     pub cluster_name: String,
     /// `registry_dir`: one directory per handler.
     pub registry_dir: PathBuf,
+    /// `registry` and the keys beside it: a store that handlers come from; none means `registry_dir`.
+    pub registry: Option<RegistryConfig>,
     /// `Pkgs_dir`: installed packages.
     pub packages_dir: PathBuf,
     /// `worker_dir`: the worker's own state.
@@ -134,6 +137,11 @@ impl WorkerConfig {
     /// Checks a template: as [`Self::from_value`], but what `admin workers` sets per worker may be missing, and the
     /// port may be the original's `"?"`.
     pub fn check_template(value: &Value, path: &Path) -> Result<(), ConfigError> {
+        Self::of_template(value, path).map(drop)
+    }
+
+    /// What a worker that is made from the template would have, but for its own place and port.
+    pub fn of_template(value: &Value, path: &Path) -> Result<Self, ConfigError> {
         let mut whole = value.clone();
         if let Some(map) = whole.as_object_mut() {
             if map.get("worker_port") == Some(&json!("?")) {
@@ -141,7 +149,7 @@ impl WorkerConfig {
             }
             map.entry("worker_dir").or_insert_with(|| json!("../workers/worker-0"));
         }
-        Self::from_value(&whole, path).map(drop)
+        Self::from_value(&whole, path)
     }
 
     /// The template of a new cluster. `base` is `host` or an unpacked root directory.
@@ -205,6 +213,7 @@ fn read(root: &mut Section<'_>, file: &Path) -> WorkerConfig {
         file: file.to_owned(),
         cluster_name: root.read("cluster_name", "default".to_owned(), values::text),
         registry_dir: paths::required(root, "registry_dir", directory),
+        registry: registry::read(root, directory),
         packages_dir: paths::optional(root, "Pkgs_dir", directory)
             .unwrap_or_else(|| paths::join(directory, "../packages")),
         worker_dir: paths::required(root, "worker_dir", directory),

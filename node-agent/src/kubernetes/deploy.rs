@@ -22,11 +22,11 @@ use super::make::{Made, Maker};
 use super::objects::Version;
 use super::report::{self, Report};
 use super::spec::{HandlerView, Reference, references};
-use super::trouble::Trouble;
 use crate::functions::Function;
 use crate::packages::Record;
 use crate::pool::Pool;
 use crate::revision::Revision;
+use crate::trouble::Trouble;
 
 /// The first pause before something is tried again, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

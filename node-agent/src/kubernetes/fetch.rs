@@ -20,7 +20,7 @@ use openlambda_api::source::HttpSource;
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use super::trouble::Trouble;
+use crate::trouble::Trouble;
 
 /// The largest archive.
 const MAX_ARCHIVE: u64 = 128 * 1024 * 1024;

@@ -4,38 +4,29 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use openlambda_api::HandlerSpec;
 use openlambda_api::conditions::ConditionReason;
-use openlambda_api::handler::PackagesStatus;
-use openlambda_api::source::HttpSource;
-use tokio::runtime::Handle;
+use openlambda_api::handler::{DEFAULT_ENTRYPOINT, PackagesStatus};
+use openlambda_api::source::{BundleSource, HttpSource};
+use openlambda_bundle::Digest;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::fetch::Fetcher;
 use super::files::{self, Files};
 use super::objects::{Look, Objects, Version};
 use super::spec::{self, Reference};
-use super::trouble::Trouble;
-use crate::agent::Agent;
 use crate::bundles::Bundle;
-use crate::call::End;
-use crate::compile;
-use crate::frame::Status;
 use crate::functions::{Function, Functions};
-use crate::outcome;
 use crate::packages::{Installed, PackageSet, Record, in_bundle};
+use crate::registry::{Shelf, Unpacked};
 use crate::revision::{Revision, Settings, entry_file};
+use crate::trial::Trial;
+use crate::trouble::{Trouble, closed};
 
 /// Archives that are fetched at a time.
 const FETCHES: usize = 4;
 /// Handlers that are staged and tried at a time, per processor.
 const TRIALS_PER_CPU: usize = 4;
-
-/// Tries to load a revision.
-pub type Trial =
-    Arc<dyn Fn(Arc<Function>, Arc<Revision>) -> BoxFuture<'static, Result<(), Trouble>> + Send + Sync>;
 
 /// Makes revisions.
 pub struct Maker {
@@ -43,6 +34,8 @@ pub struct Maker {
     objects: Objects,
     fetcher: Fetcher,
     trial: Trial,
+    /// Bundles of the cluster's registry, if it has one.
+    shelf: Option<Shelf>,
     fetches: Semaphore,
     trials: Semaphore,
 }
@@ -66,13 +59,14 @@ enum Code {
 
 impl Maker {
     /// Makes revisions of these functions.
-    pub fn new(functions: Arc<Functions>, objects: Objects, trial: Trial) -> Self {
+    pub fn new(functions: Arc<Functions>, objects: Objects, trial: Trial, shelf: Option<Shelf>) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             functions,
             objects,
             fetcher: Fetcher::default(),
             trial,
+            shelf,
             fetches: Semaphore::new(FETCHES),
             trials: Semaphore::new(cpus * TRIALS_PER_CPU),
         }
@@ -114,8 +108,12 @@ impl Maker {
         staged: Option<Arc<Bundle>>,
         look: &mut Look<'_>,
     ) -> Result<(Arc<Bundle>, Settings), Trouble> {
-        spec::check_supported(spec)?;
         let env = look.env(spec).await?;
+        if let Some(source) = &spec.source.bundle {
+            let unpacked = self.take(spec, source).await?;
+            let settings = spec::settings_with(spec, &self.functions.defaults, env, &unpacked)?;
+            return Ok((unpacked.bundle, settings));
+        }
         let settings = spec::settings(spec, &self.functions.defaults, env)?;
         let code = match staged {
             Some(bundle) => Code::Bundle(bundle),
@@ -168,6 +166,22 @@ impl Maker {
         Ok(revision)
     }
 
+    /// A bundle of the registry.
+    async fn take(&self, spec: &HandlerSpec, source: &BundleSource) -> Result<Unpacked, Trouble> {
+        let lasting =
+            |reason, message: String| Trouble::lasting(reason, format!("spec.source.bundle: {message}"));
+        let Some(shelf) = &self.shelf else {
+            let message =
+                "the LambdaCluster has no spec.registry: set it, or use inline, files, configMap or http";
+            return Err(lasting(ConditionReason::NotSupported, message.to_owned()));
+        };
+        let digest = Digest::parse(source.digest.as_str());
+        let digest = digest.map_err(|error| lasting(ConditionReason::InvalidSpec, error.to_string()))?;
+        // The default may stand for what the bundle's form says.
+        let entrypoint = Some(&*spec.entrypoint).filter(|entrypoint| *entrypoint != DEFAULT_ENTRYPOINT);
+        shelf.take(&source.key, &digest, entrypoint).await
+    }
+
     async fn fetch(&self, spec: &HandlerSpec, source: HttpSource) -> Result<Arc<Bundle>, Trouble> {
         let fetched = {
             let _turn = self.fetches.acquire().await.map_err(closed)?;
@@ -186,8 +200,10 @@ impl Maker {
         let _turn = self.trials.acquire().await.map_err(closed)?;
         let (bundles, entrypoint) = (self.functions.bundles.clone(), spec.entrypoint.clone());
         let staged = tokio::task::spawn_blocking(move || {
-            let file = entry_file(&entrypoint);
-            bundles.make(Path::new(&file), &entrypoint, |to| fill(&entrypoint, to))
+            bundles.make(|to| {
+                fill(&entrypoint, to)?;
+                Ok((entry_file(&entrypoint).into(), entrypoint))
+            })
         });
         staged.await.map_err(closed)?
     }
@@ -210,64 +226,8 @@ async fn source(spec: &HandlerSpec, look: &mut Look<'_>) -> Result<Code, Trouble
     match &source.http {
         Some(http) => Ok(Code::Http(http.clone())),
         None => {
-            let message = "spec.source: give one of inline, files, configMap and http";
+            let message = "spec.source: give one of inline, files, configMap, http and bundle";
             Err(Trouble::lasting(ConditionReason::InvalidSpec, message))
         }
     }
-}
-
-/// Of a task or a semaphore that is gone, as at the worker's end.
-fn closed(error: impl std::fmt::Display) -> Trouble {
-    Trouble::passing(ConditionReason::AgentFailed, format!("the agent could not go on: {error}"))
-}
-
-/// The trial that counts: in a sandbox, by the runtime that serves calls.
-pub fn in_sandbox(agent: Arc<Agent>, data: Handle) -> Trial {
-    Arc::new(move |function, revision| {
-        let agent = Arc::clone(&agent);
-        let tried = data.spawn(async move { try_in_sandbox(&agent, &function, &revision).await });
-        let mut tried = Ending(tried);
-        Box::pin(async move { (&mut tried.0).await.map_err(closed)? })
-    })
-}
-
-/// A task that ends when nobody waits for it any more.
-struct Ending<T>(JoinHandle<T>);
-
-impl<T> Drop for Ending<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn try_in_sandbox(
-    agent: &Arc<Agent>,
-    function: &Function,
-    revision: &Arc<Revision>,
-) -> Result<(), Trouble> {
-    let checked = compile::check(agent, function, revision).await;
-    let agent_failed = |why: String| Trouble::passing(ConditionReason::AgentFailed, why);
-    let Some((end, exit)) = checked.map_err(|error| agent_failed(error.to_string()))? else { return Ok(()) };
-    let import_failed = |what: String| {
-        let message = format!("{}: {what}", entry_file(&revision.settings.entrypoint));
-        Trouble::lasting(ConditionReason::ImportFailed, message)
-    };
-    Err(match end {
-        End::Reply(reply) if reply.status == Status::LoadFailed => {
-            Trouble::code(outcome::load_failed(reply.meta, &revision.settings.entrypoint))
-        }
-        End::Refused => agent_failed("the sandbox for the trial ended before it was asked".into()),
-        End::Closed if exit.as_ref().is_some_and(|exit| exit.failure.is_some()) => {
-            agent_failed(outcome::closed(exit, revision.settings.limits.memory).message)
-        }
-        End::Closed => {
-            let failure = outcome::closed(exit, revision.settings.limits.memory);
-            import_failed(format!("while it was loaded, {}", failure.message))
-        }
-        End::TimedOut => import_failed("loading it did not end in time".into()),
-        End::TooLarge { length, .. } => import_failed(format!("its compiled code has {length} bytes")),
-        End::Reply(_) | End::Violation(_) => {
-            import_failed("while it was loaded, it wrote to file descriptors that it has not opened".into())
-        }
-    })
 }

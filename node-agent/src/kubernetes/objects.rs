@@ -12,7 +12,7 @@ use openlambda_api::source::ValueFrom;
 
 use super::files::Files;
 use super::spec::Reference;
-use super::trouble::Trouble;
+use crate::trouble::Trouble;
 
 /// How long the API server may take for one of them.
 const TIMEOUT: Duration = Duration::from_secs(10);

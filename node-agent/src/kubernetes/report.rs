@@ -6,9 +6,9 @@ use openlambda_api::state::{Packages, Serving};
 use openlambda_api::{AgentState, HandlerState, Phase};
 use parking_lot::Mutex;
 
-use super::trouble::Trouble;
 use crate::bundles::Bundle;
 use crate::packages::Record;
+use crate::trouble::Trouble;
 
 /// The state document.
 #[derive(Debug, Default)]

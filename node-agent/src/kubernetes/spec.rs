@@ -13,8 +13,9 @@ use openlambda_api::{Handler, HandlerSpec};
 use openlambda_config::{Size, durations};
 use serde::Deserialize;
 
-use super::trouble::Trouble;
+use crate::registry::Unpacked;
 use crate::revision::{Settings, wide};
+use crate::trouble::Trouble;
 
 /// Below this a Python interpreter does not start.
 const MIN_MEMORY: u64 = 16 << 20;
@@ -75,15 +76,22 @@ pub fn references(spec: &HandlerSpec) -> BTreeSet<Reference> {
     all
 }
 
-/// What this version does not have.
-pub fn check_supported(spec: &HandlerSpec) -> Result<(), Trouble> {
-    let lacks = |what: &str| Err(Trouble::lasting(ConditionReason::NotSupported, what));
-    if spec.source.bundle.is_some() {
-        return lacks(
-            "spec.source.bundle: this version has no registry: use inline, files, configMap or http",
-        );
+/// What holds for a handler whose bundle may say something too: the spec's word is the last.
+pub fn settings_with(
+    spec: &HandlerSpec,
+    defaults: &Settings,
+    env: BTreeMap<String, String>,
+    unpacked: &Unpacked,
+) -> Result<Settings, Trouble> {
+    let said = unpacked.settings(defaults);
+    let mut env_of_both = said.env.clone();
+    env_of_both.extend(env);
+    let mut settings = settings(spec, &said, env_of_both)?;
+    settings.entrypoint = said.entrypoint;
+    if !said.reuse {
+        settings.runners = 1;
     }
-    Ok(())
+    Ok(settings)
 }
 
 /// What holds for the handler.
@@ -277,14 +285,5 @@ mod tests {
         }));
         let names: Vec<_> = references(&spec).iter().map(ToString::to_string).collect();
         assert_eq!(names, ["ConfigMap c1", "ConfigMap c2", "ConfigMap code", "Secret s1", "Secret s2"]);
-    }
-
-    #[test]
-    fn what_this_version_lacks_is_said() {
-        let lacks = |value| check_supported(&spec(value)).unwrap_err();
-        let digest = format!("sha256:{}", "0".repeat(64));
-        assert!(
-            lacks(json!({"source": {"bundle": {"key": "a", "digest": digest}}})).message.contains("registry")
-        );
     }
 }

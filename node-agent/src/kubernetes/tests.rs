@@ -12,7 +12,11 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use kube::client::Body;
+use openlambda_api::HandlerName;
 use openlambda_api::{ConditionReason, HandlerState, Phase};
+use openlambda_bundle::{Digest, pack_file};
+use openlambda_config::registry::Place;
+use openlambda_store::Store;
 use openlambda_telemetry::{Drain, Registry};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -22,11 +26,11 @@ use super::*;
 use crate::bundles::Bundles;
 use crate::functions::{NoFunction, Source};
 use crate::gate::Gates;
-use crate::kubernetes::trouble::Trouble;
 use crate::metrics::Metrics;
 use crate::packages::{Installed, Installer, Package, PackageError, Record, Requirements, locked};
 use crate::reply::Failure;
 use crate::revision::tests::defaults;
+use crate::trouble::Trouble;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -147,7 +151,9 @@ struct World {
     report: Arc<Report>,
     readiness: Readiness,
     trials: Arc<AtomicUsize>,
-    _work: tempfile::TempDir,
+    /// The cluster's registry.
+    store: Store,
+    work: tempfile::TempDir,
 }
 
 impl World {
@@ -156,6 +162,8 @@ impl World {
         let work = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new(&Registry::new("test").unwrap()).unwrap());
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
+        let store = Store::open(&Place::Directory(work.path().join("store"))).unwrap();
+        let shelf = Shelf::new(store.clone(), bundles.clone(), 1 << 20);
         let gates = Gates::new(1, 1, Duration::from_secs(1), Drain::new());
         let functions =
             Arc::new(Functions::new(Source::Pushed, bundles, gates, defaults(), installer(), metrics));
@@ -167,10 +175,11 @@ impl World {
             report: Arc::clone(&report),
             objects: Objects::new(&client, "n"),
             trial: trial(Arc::clone(&trials)),
+            shelf: Some(shelf),
         };
         let scope = Scope { cluster: "demo".into(), namespace: "n".into() };
         tokio::spawn(watch(client, scope, parts, Blockers::new(&readiness)));
-        Self { server, functions, report, readiness, trials, _work: work }
+        Self { server, functions, report, readiness, trials, store, work }
     }
 
     fn state(&self, name: &str) -> Option<HandlerState> {
@@ -181,6 +190,15 @@ impl World {
         let is = |state: &HandlerState| state.generation == generation && state.state == phase;
         until(|| self.state(name).as_ref().is_some_and(is)).await;
         self.state(name).unwrap()
+    }
+
+    /// A handler of an uploaded bundle.
+    async fn bundle(&self, generation: i64, code: &str) -> Value {
+        let archive = self.work.path().join("archive");
+        fs::write(&archive, pack_file("lambda_func.py", code.as_bytes(), Vec::new()).unwrap()).unwrap();
+        let (name, digest) = (HandlerName::parse("h").unwrap(), Digest::of_file(&archive).unwrap());
+        let put = self.store.put(&name, &archive, &digest, &mut |_| {}).await.unwrap();
+        handler("h", generation, json!({"source": {"bundle": {"key": put.key, "digest": digest}}}))
     }
 
     /// The code that serves.
@@ -420,4 +438,36 @@ async fn packages_that_cannot_be_had_leave_the_old_revision_serving() {
     assert_eq!((failed.reason.as_str(), failed.message.as_str()), ("Unsatisfiable", "there is no none"));
     assert_eq!(failed.serving.map(|serving| serving.generation), Some(1));
     assert_eq!(world.code("a").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn bundles_of_the_registry_serve_and_one_that_cannot_be_had_leaves_the_old() {
+    let server = Server::default();
+    server.put(HANDLERS, &[]);
+    let world = World::start(server);
+    let one = world.bundle(1, "1").await;
+    world.server.event(HANDLERS, "ADDED", &one).await;
+    world.reaches("h", 1, Phase::Ready).await;
+    assert_eq!(world.code("h").await.unwrap(), "1");
+
+    let mut wrong = world.bundle(2, "2").await;
+    wrong["spec"]["source"]["bundle"]["digest"] = json!(format!("sha256:{}", "0".repeat(64)));
+    world.server.event(HANDLERS, "MODIFIED", &wrong).await;
+    assert_eq!(world.reaches("h", 2, Phase::Failed).await.reason, "DigestMismatch");
+    let mut away = world.bundle(3, "3").await;
+    away["spec"]["source"]["bundle"]["key"] = json!("bundles/h/none");
+    world.server.event(HANDLERS, "MODIFIED", &away).await;
+    assert_eq!(world.reaches("h", 3, Phase::Failed).await.reason, "FetchFailed");
+    assert_eq!(world.code("h").await.unwrap(), "1");
+
+    world.server.event(HANDLERS, "MODIFIED", &world.bundle(4, "4").await).await;
+    world.reaches("h", 4, Phase::Ready).await;
+    assert_eq!(world.code("h").await.unwrap(), "4");
+    // The registry is away: who has the bundle does not notice.
+    fs::remove_dir_all(world.work.path().join("store")).unwrap();
+    let mut again = one.clone();
+    again["metadata"]["generation"] = json!(5);
+    world.server.event(HANDLERS, "MODIFIED", &again).await;
+    world.reaches("h", 5, Phase::Ready).await;
+    assert_eq!(world.code("h").await.unwrap(), "1");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use openlambda_api::LambdaCluster;
-use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec};
+use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec, S3};
 use openlambda_api::schema::{ByteSize, Span};
 use openlambda_config::{Size, durations};
 
@@ -78,8 +78,8 @@ pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
 /// What the API has and this version does not.
 fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
     let without = "is not supported by this version: leave it out";
-    if spec.registry.is_some() {
-        check.unsupported("spec.registry", without);
+    if spec.registry.as_ref().is_some_and(|registry| registry.embedded.is_some()) {
+        check.unsupported("spec.registry.embedded", without);
     }
 }
 
@@ -89,11 +89,27 @@ fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
     if balancer.load_low_percent >= balancer.load_high_percent {
         check.blame("spec.loadBalancer.loadLowPercent", "must be below loadHighPercent");
     }
+    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
+        bucket(s3, check);
+    }
     let path = spec.agent.storage.host_path.as_deref();
     if path
         .is_some_and(|path| !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == ".."))
     {
         check.blame("spec.agent.storage.hostPath", "must be an absolute path below / without ..");
+    }
+}
+
+/// What an agent would refuse in its file.
+fn bucket(s3: &S3, check: &mut Check) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    if !s3.bucket.bytes().all(plain) {
+        check.blame("spec.registry.s3.bucket", "may have lower-case letters, digits, dots and dashes");
+    }
+    let host = s3.endpoint.as_deref().and_then(|url| url.split_once("://")).map(|(_, host)| host);
+    if host.is_some_and(|host| host.trim_end_matches('/').contains(['/', '@', '?'])) {
+        check
+            .blame("spec.registry.s3.endpoint", "must be a URL without a path, as in https://s3.example.com");
     }
 }
 
@@ -208,6 +224,15 @@ mod tests {
         ] {
             assert!(texts.iter().any(|text| text.starts_with(start)), "{start} is not in {texts:#?}");
         }
+    }
+
+    #[test]
+    fn buckets_are_checked() {
+        let s3 = |bucket: &str, endpoint: &str| json!({"registry": {"s3": {"bucket": bucket, "endpoint": endpoint}}});
+        validate(&cluster("demo", s3("handlers-1", "https://s3.example.com/"))).unwrap();
+        let texts = problems(s3("Handlers", "https://s3.example.com/path"));
+        assert!(texts[0].starts_with("spec.registry.s3.bucket: may have"), "{texts:?}");
+        assert!(texts[1].starts_with("spec.registry.s3.endpoint: must be"), "{texts:?}");
     }
 
     #[test]

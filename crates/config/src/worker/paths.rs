@@ -15,7 +15,7 @@ pub enum Base {
 }
 
 /// A path that must be there.
-pub(super) fn required(root: &mut Section<'_>, key: &'static str, directory: &Path) -> PathBuf {
+pub(crate) fn required(root: &mut Section<'_>, key: &'static str, directory: &Path) -> PathBuf {
     if !root.has(key) {
         root.blame(key, None, "is missing: set it to a directory, relative to this file or absolute");
     }
@@ -23,13 +23,13 @@ pub(super) fn required(root: &mut Section<'_>, key: &'static str, directory: &Pa
 }
 
 /// A path that may be missing; empty is the same as missing, as in the original.
-pub(super) fn optional(root: &mut Section<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
+pub(crate) fn optional(root: &mut Section<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
     let text = root.optional(key, values::text)?;
     (!text.is_empty()).then(|| join(directory, &text))
 }
 
 /// `host`, or a directory.
-pub(super) fn base(root: &mut Section<'_>, directory: &Path) -> Base {
+pub(crate) fn base(root: &mut Section<'_>, directory: &Path) -> Base {
     match root.optional("SOCK_base_path", values::text).as_deref() {
         None | Some("" | "host") => Base::Host,
         Some(path) => Base::Dir(join(directory, path)),
@@ -37,7 +37,7 @@ pub(super) fn base(root: &mut Section<'_>, directory: &Path) -> Base {
 }
 
 /// The interpreter: absolute, because it is a path inside the base root.
-pub(super) fn python(root: &mut Section<'_>) -> PathBuf {
+pub(crate) fn python(root: &mut Section<'_>) -> PathBuf {
     let python = root.optional("python", |value| {
         let text = value.as_str().filter(|text| text.starts_with('/'));
         text.map(PathBuf::from)
@@ -47,7 +47,7 @@ pub(super) fn python(root: &mut Section<'_>) -> PathBuf {
 }
 
 /// Joins, and takes `.` and `..` out: a log shows the path that a user would type.
-pub(super) fn join(directory: &Path, path: &str) -> PathBuf {
+pub(crate) fn join(directory: &Path, path: &str) -> PathBuf {
     let mut joined = PathBuf::new();
     for component in directory.join(path).components() {
         match component {

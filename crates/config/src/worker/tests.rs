@@ -136,8 +136,6 @@ fn wrong_types_and_values_are_named_together() {
 fn what_the_original_had_and_we_have_not_is_refused_with_a_way_out() {
     let text = problems(&json!({"sandbox": "docker"})).concat();
     assert!(text.contains("only \"sock\"") && text.contains("setconf"), "{text}");
-    let text = problems(&json!({"registry": "remote"})).concat();
-    assert!(text.contains("no remote registry yet") && text.contains("registry_dir"), "{text}");
     let text = problems(&json!({"registry_secret_key": "hush"})).concat();
     assert!(text.contains("registry_secret_key") && !text.contains("hush"), "{text}");
 }

@@ -6,13 +6,16 @@ use k8s_openapi::api::core::v1::{
     PodSpec, PodTemplateSpec, SecretKeySelector, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use openlambda_api::cluster::S3;
 use openlambda_api::labels::{Component, children};
+use openlambda_api::source::SecretRef;
 
 use super::{ValidCluster, pod};
 use crate::settings::Settings;
 
 const STATE: &str = "state";
 const CERTIFICATES: &str = "index-ca";
+const REGISTRY_CA: &str = "registry-ca";
 const TREE: &str = "zygote-tree";
 /// Beyond the drain of calls: killing sandboxes, removing cgroups and mounts.
 const CLEANUP_SECONDS: i64 = 15;
@@ -65,12 +68,14 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
         mount_path: children::STATE_DIR.to_owned(),
         ..VolumeMount::default()
     });
-    container.env.get_or_insert_default().extend(index_credentials(cluster));
+    container.env.get_or_insert_default().extend(credentials(cluster));
     let certificates = cluster.spec.packages.ca.as_ref();
     let certificates = certificates.map(|ca| mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
     let tree = spec.import_cache.tree.as_ref();
     let tree = tree.map(|tree| mounted(TREE, &tree.config_map.name, children::TREE_DIR));
-    let (volumes, mounts): (Vec<_>, Vec<_>) = certificates.into_iter().chain(tree).unzip();
+    let registry = s3(cluster).and_then(|s3| s3.ca.as_ref());
+    let registry = registry.map(|ca| mounted(REGISTRY_CA, &ca.config_map.name, children::REGISTRY_CA_DIR));
+    let (volumes, mounts): (Vec<_>, Vec<_>) = certificates.into_iter().chain(tree).chain(registry).unzip();
     container.volume_mounts.get_or_insert_default().extend(mounts);
     let mut pod = pod::spec(cluster, settings, part, container);
     pod.volumes.get_or_insert_default().push(state_volume(cluster));
@@ -97,14 +102,14 @@ fn mounted(name: &str, config_map: &str, folder: &str) -> (Volume, VolumeMount) 
     (volume, mount)
 }
 
-/// User and password for the package index: of the agent's environment, which nothing that it starts inherits.
-fn index_credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
-    let Some(credentials) = &cluster.spec.packages.credentials else { return Vec::new() };
-    let variable = |name: &str, key: &str| EnvVar {
+/// User and password for the package index, and keys for the registry: of the agent's environment, which nothing that it
+/// starts inherits.
+fn credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let variable = |secret: &SecretRef, name: &str, key: &str| EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
             secret_key_ref: Some(SecretKeySelector {
-                name: credentials.secret_name.clone(),
+                name: secret.secret_name.clone(),
                 key: key.to_owned(),
                 optional: None,
             }),
@@ -112,7 +117,20 @@ fn index_credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
         }),
         ..EnvVar::default()
     };
-    vec![variable(children::INDEX_USERNAME, "username"), variable(children::INDEX_PASSWORD, "password")]
+    let mut all = Vec::new();
+    if let Some(secret) = &cluster.spec.packages.credentials {
+        all.push(variable(secret, children::INDEX_USERNAME, "username"));
+        all.push(variable(secret, children::INDEX_PASSWORD, "password"));
+    }
+    if let Some(secret) = s3(cluster).and_then(|s3| s3.credentials.as_ref()) {
+        all.push(variable(secret, children::REGISTRY_ACCESS_KEY, "accessKeyID"));
+        all.push(variable(secret, children::REGISTRY_SECRET_KEY, "secretAccessKey"));
+    }
+    all
+}
+
+fn s3(cluster: &ValidCluster) -> Option<&S3> {
+    cluster.spec.registry.as_ref()?.s3.as_ref()
 }
 
 /// A directory of the node that is this cluster's alone, or one that goes with the pod.

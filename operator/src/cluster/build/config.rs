@@ -95,6 +95,16 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     if spec.packages.ca.is_some() {
         file["packages_ca"] = json!(format!("{}/{}", children::CA_DIR, children::CA_FILE));
     }
+    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
+        file["registry"] = json!(format!("s3://{}", s3.bucket));
+        file["registry_region"] = json!(s3.region);
+        if let Some(endpoint) = &s3.endpoint {
+            file["registry_server"] = json!(endpoint);
+        }
+        if s3.ca.is_some() {
+            file["registry_ca"] = json!(format!("{}/{}", children::REGISTRY_CA_DIR, children::CA_FILE));
+        }
+    }
     if spec.packages.allow_source_builds {
         file["allow_source_builds"] = json!(true);
     }

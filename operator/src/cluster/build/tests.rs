@@ -31,6 +31,10 @@ fn full() -> serde_json::Value {
             "indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"], "allowSourceBuilds": true,
             "credentials": {"secretName": "index"}, "ca": {"configMap": {"name": "index-ca"}},
         },
+        "registry": {"s3": {
+            "endpoint": "https://s3.example.com", "region": "eu-central-1", "bucket": "handlers",
+            "credentials": {"secretName": "s3"}, "ca": {"configMap": {"name": "s3-ca"}},
+        }},
         "loadBalancer": {
             "replicas": 3, "policy": "RoundRobin", "loadFormula": "DominantResource",
             "maxConnectionsPerAgent": 500, "queue": {"length": 7, "timeout": "3s"},

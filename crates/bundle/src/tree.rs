@@ -1,4 +1,4 @@
-//! A handler's directory as it lies in the registry: what is in it, and a fingerprint that changes when it does.
+//! A handler's directory: what is in it, within bounds, and a fingerprint that changes when it does.
 //!
 //! Blocking; call it from a blocking thread unless the directory is known to be small.
 
@@ -17,6 +17,8 @@ pub const MAX_ENTRIES: usize = 10_000;
 pub const MAX_DEPTH: usize = 32;
 /// Most bytes of one handler.
 pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// What even the smallest entry takes on a disk.
+const BLOCK: u64 = 4096;
 /// A change so recent may be followed by another one with the same time stamp.
 const UNSETTLED: Duration = Duration::from_millis(50);
 
@@ -146,6 +148,8 @@ pub struct Tree {
     pub root: PathBuf,
     /// What is in it.
     pub entries: Vec<Entry>,
+    /// What its files have in all.
+    pub bytes: u64,
     /// Changes when anything in it does.
     pub fingerprint: u64,
     /// Whether the fingerprint must change with any later edit; if not, only reading the files tells.
@@ -153,24 +157,35 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// What it takes on a disk, about: files fill whole blocks.
+    pub fn on_disk(&self) -> u64 {
+        self.bytes + self.entries.len() as u64 * BLOCK
+    }
+
     /// Reads the directory, which must have the file `entry`. `__pycache__` is passed over: its files hold time stamps a
     /// copy does not keep.
     pub fn read(root: &Path, entry: &Path) -> Result<Self, TreeError> {
+        let tree = Self::read_any(root)?;
+        if !tree.entries.iter().any(|one| one.path == entry) {
+            return Err(TreeError::Missing(tree.root.join(entry)));
+        }
+        Ok(tree)
+    }
+
+    /// The same of a directory with whatever files.
+    pub fn read_any(root: &Path) -> Result<Self, TreeError> {
         let root = root.canonicalize().map_err(|source| TreeError::io(root, source))?;
         let mut walk = Walk { root: &root, entries: Vec::new(), bytes: 0 };
         walk.directory(Path::new(""), 0)?;
-        let mut entries = walk.entries;
+        let (mut entries, bytes) = (walk.entries, walk.bytes);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        if !entries.iter().any(|one| one.path == entry) {
-            return Err(TreeError::Missing(root.join(entry)));
-        }
         let now = SystemTime::now();
         let settled = entries.iter().all(|entry| entry.stamp.settled(now));
         let mut hasher = DefaultHasher::new();
         for entry in &entries {
             (&entry.path, &entry.kind, entry.stamp).hash(&mut hasher);
         }
-        Ok(Self { root, entries, fingerprint: hasher.finish(), settled })
+        Ok(Self { root, entries, bytes, fingerprint: hasher.finish(), settled })
     }
 }
 

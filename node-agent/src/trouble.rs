@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use openlambda_api::Reason;
 use openlambda_api::conditions::ConditionReason;
+use openlambda_bundle::BundleError;
+use openlambda_bundle::tree::TreeError;
 
 use crate::packages::PackageError;
 use crate::reply::Failure;
-use crate::tree::TreeError;
 
 /// Why a handler cannot be made ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,21 @@ impl From<PackageError> for Trouble {
         }
         let PackageError { reason, message, passing } = error;
         Self { reason, message, passing, failure: Some(Box::new(failure)) }
+    }
+}
+
+/// Of a task or a semaphore that is gone, as at the worker's end.
+pub fn closed(error: impl std::fmt::Display) -> Trouble {
+    Trouble::passing(ConditionReason::AgentFailed, format!("the agent could not go on: {error}"))
+}
+
+impl From<BundleError> for Trouble {
+    fn from(error: BundleError) -> Self {
+        if error.is_ours() {
+            Self::passing(ConditionReason::AgentFailed, error.to_string())
+        } else {
+            Self::lasting(ConditionReason::InvalidSource, error.to_string())
+        }
     }
 }
 

@@ -1,0 +1,149 @@
+//! Why the registry does not do what was asked.
+
+use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use object_store::Error;
+use openlambda_bundle::Digest;
+
+/// Why the registry does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or fails.
+    #[error("the registry {place} cannot be used: {why}")]
+    Unreachable {
+        /// Which.
+        place: String,
+        /// What happened.
+        why: String,
+    },
+    /// It refuses who asks.
+    #[error(
+        "the registry {place} refuses the access key or the secret key: give those that it was started with ({why})"
+    )]
+    Denied {
+        /// Which.
+        place: String,
+        /// What it said.
+        why: String,
+    },
+    /// It has another time than this machine.
+    #[error(
+        "the registry {place} refuses requests because its clock and this machine's differ too much: set the clocks ({why})"
+    )]
+    Skewed {
+        /// Which.
+        place: String,
+        /// What it said.
+        why: String,
+    },
+    /// There is no such bucket.
+    #[error("the registry {0} does not exist: make the bucket, or correct its name")]
+    NoBucket(String),
+    /// An object that should be there is not.
+    #[error("the registry {place} has no {key}")]
+    Missing {
+        /// Which.
+        place: String,
+        /// What it lacks.
+        key: String,
+    },
+    /// It has another object under that key.
+    #[error("{key} in the registry has the digest {found}, not {wanted}: upload it again")]
+    Mismatch {
+        /// The key.
+        key: String,
+        /// What it should be.
+        wanted: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// It is larger than bundles may be.
+    #[error("{0} has more than {most} MiB; make the bundle smaller", most = openlambda_bundle::MAX_ARCHIVE >> 20)]
+    TooLarge(String),
+    /// The record of a handler cannot be understood.
+    #[error("the record of the handler \"{handler}\" in the registry {place} cannot be read: {why}")]
+    Record {
+        /// Whose.
+        handler: String,
+        /// In which registry.
+        place: String,
+        /// Why.
+        why: String,
+    },
+    /// There is no such handler.
+    #[error("the registry has no handler \"{0}\": admin list shows those that it has")]
+    NoHandler(String),
+    /// There is no such revision.
+    #[error("{0}")]
+    NoRevision(String),
+    /// Others changed the record again and again.
+    #[error("the record of the handler \"{0}\" kept changing: try again")]
+    Contended(String),
+    /// A file of this machine cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// A failure of this machine.
+    pub fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    /// Whether it may be over without anybody's doing.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Skewed { .. } | Self::Contended(_) | Self::Io { .. })
+    }
+
+    /// What a failed request means.
+    pub(crate) fn of(place: &str, error: Error) -> Self {
+        let (text, place) = (chain(&error), place.to_owned());
+        if text.contains("NoSuchBucket") {
+            return Self::NoBucket(place);
+        }
+        if text.contains("RequestTimeTooSkewed") {
+            return Self::Skewed { place, why: said(&text) };
+        }
+        match error {
+            Error::NotFound { path, .. } => Self::Missing { place, key: path },
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+                Self::Denied { place, why: said(&text) }
+            }
+            _ => Self::Unreachable { place, why: said(&text) },
+        }
+    }
+}
+
+/// An error with its causes, each once: some repeat what is below them.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// What the service said, if that is in its XML; else all of it, on one line.
+fn said(text: &str) -> String {
+    let between = |from: &str, to: &str| Some(text.split_once(from)?.1.split_once(to)?.0);
+    let code = between("<Code>", "</Code>");
+    let message = between("<Message>", "</Message>");
+    match (code, message) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
+    }
+}
