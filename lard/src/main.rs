@@ -14,6 +14,10 @@ use openlambda_lard::kubernetes::{self, Scope};
 use openlambda_lard::{Gateway, Settings, admin, poll, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
+/// A call makes and frees some dozens of small things: this takes some tenth less of lard's CPU time than the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The locality-aware balancer of OpenLambda.
 ///
 /// Passes /run/<handler> and /runLambda/<handler> on to the workers of its configuration.

@@ -1,8 +1,9 @@
 //! lard's metrics. Labels come from closed sets; agents are as many as the configuration has.
 
+use hyper::StatusCode;
 use openlambda_policy::balance::{Choice, MoveReason};
 use openlambda_telemetry::metrics::{
-    Histogram, IntCounterVec, IntGauge, IntGaugeVec, MetricError, Registry, latency_buckets,
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricError, Registry, latency_buckets,
 };
 
 use crate::gateway::Gateway;
@@ -10,11 +11,13 @@ use crate::gateway::Gateway;
 /// The metrics.
 pub struct Metrics {
     /// Answers by status; 499 is a client that went away.
-    pub requests: IntCounterVec,
+    requests: IntCounterVec,
+    /// Those with 200: nearly all.
+    ok: IntCounter,
     /// From a call's first byte to its answer's head, in seconds.
     pub seconds: Histogram,
     /// Rankings by whether the handler stayed (`hit`), is new or moved.
-    pub locality: IntCounterVec,
+    locality: [IntCounter; 3],
     /// Handlers that moved, by reason.
     pub moves: IntCounterVec,
     /// Calls not admitted, by reason.
@@ -29,18 +32,21 @@ pub struct Metrics {
 impl Metrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let requests = registry.counter_vec("lb_requests_total", "Answers by status", &["code"])?;
+        let locality = registry.counter_vec(
+            "lb_locality_total",
+            "Calls by whether their handler stayed where it was",
+            &["result"],
+        )?;
         Ok(Self {
-            requests: registry.counter_vec("lb_requests_total", "Answers by status", &["code"])?,
+            ok: requests.with_label_values(&["200"]),
+            requests,
             seconds: registry.histogram(
                 "lb_request_seconds",
                 "From the end of a call's head to its answer's head",
                 latency_buckets(),
             )?,
-            locality: registry.counter_vec(
-                "lb_locality_total",
-                "Calls by whether their handler stayed where it was",
-                &["result"],
-            )?,
+            locality: ["hit", "new", "moved"].map(|result| locality.with_label_values(&[result])),
             moves: registry.counter_vec(
                 "lb_moves_total",
                 "Handlers that changed their agent",
@@ -69,16 +75,24 @@ impl Metrics {
 
     /// Counts a ranking.
     pub fn ranked(&self, choice: Choice) {
-        let result = match choice {
-            Choice::Unbound => return,
-            Choice::Kept => "hit",
-            Choice::Assigned => "new",
+        let [hit, new, moved] = &self.locality;
+        match choice {
+            Choice::Unbound => {}
+            Choice::Kept => hit.inc(),
+            Choice::Assigned => new.inc(),
             Choice::Moved(reason) => {
                 self.moved(reason);
-                "moved"
+                moved.inc();
             }
-        };
-        self.locality.with_label_values(&[result]).inc();
+        }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, code: StatusCode) {
+        match code {
+            StatusCode::OK => self.ok.inc(),
+            other => self.requests.with_label_values(&[other.as_str()]).inc(),
+        }
     }
 
     /// Counts a handler's move.

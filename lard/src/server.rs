@@ -118,7 +118,7 @@ struct Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.metrics.requests.with_label_values(&[self.code.as_str()]).inc();
+        self.metrics.answered(self.code);
         self.metrics.seconds.observe(self.start.elapsed().as_secs_f64());
     }
 }

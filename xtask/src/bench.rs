@@ -31,7 +31,7 @@ use clap::Subcommand;
 
 use crate::build::{Built, Profile, build};
 use crate::workspace::Workspace;
-use crate::{interrupt, setup};
+use crate::{command, interrupt, setup};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -94,7 +94,32 @@ enum What {
 struct Bench {
     workspace: Workspace,
     built: Built,
+    /// Whether the binaries were there before: then none is built.
+    given: bool,
     rounds: u32,
+}
+
+impl Bench {
+    /// Builds what is wanted: release binaries, unless `OPENLAMBDA_BIN_DIR` names a folder that has all of them.
+    fn new(rounds: u32) -> Result<Self> {
+        let workspace = Workspace::find()?;
+        let given = std::env::var_os("OPENLAMBDA_BIN_DIR").map(PathBuf::from);
+        let built = match given.clone() {
+            Some(bin) => Built { runtime: bin.join("runtime"), bin },
+            None => build(&workspace, Profile::Release)?,
+        };
+        Ok(Self { workspace, built, given: given.is_some(), rounds })
+    }
+
+    /// Builds an example and gives its path.
+    fn example(&self, package: &str, name: &str) -> Result<PathBuf> {
+        if !self.given {
+            let mut cargo = command::cargo();
+            cargo.current_dir(&self.workspace.root);
+            command::run(cargo.args(["build", "--release", "-p", package, "--example", name]))?;
+        }
+        Ok(self.built.bin.join("examples").join(name))
+    }
 }
 
 /// `cargo xtask bench`.
@@ -107,9 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     setup::require_root("measuring")?;
     setup::run()?;
-    let workspace = Workspace::find()?;
-    let built = build(&workspace, Profile::Release)?;
-    let bench = Bench { workspace, built, rounds: args.rounds };
+    let bench = Bench::new(args.rounds)?;
     let warning = machine::wait_until_quiet(Duration::from_secs(args.quiet));
     if let What::Lard(lard) = &args.what {
         return lard::run_live(&bench, lard, args.json.as_deref(), args.gate);
@@ -129,6 +152,9 @@ pub fn run(args: &Args) -> Result<()> {
         What::Upload => upload::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };
+    if bench.given {
+        report.note(format!("NOT BUILT HERE: the binaries of {}", bench.built.bin.display()));
+    }
     warning.into_iter().for_each(|warning| report.note(warning));
     report.print();
     if let Some(path) = &args.json {

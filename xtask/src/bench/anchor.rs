@@ -69,10 +69,7 @@ pub struct HyperHello {
 impl HyperHello {
     /// Builds and starts it.
     pub fn start(bench: &Bench) -> Result<Self> {
-        let mut cargo = command::cargo();
-        cargo.current_dir(&bench.workspace.root);
-        command::run(cargo.args(["build", "--release", "-p", "xtask", "--example", "hyper-hello"]))?;
-        let mut server = Command::new(bench.built.bin.join("examples/hyper-hello"));
+        let mut server = Command::new(bench.example("xtask", "hyper-hello")?);
         let mut child =
             server.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start hyper-hello")?;
         let stdout = child.stdout.take();

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Bench;
 use crate::cluster::local;
 use crate::interrupt::{self, Cleanup};
-use crate::{command, ports};
+use crate::ports;
 
 /// A server must listen after this time.
 const START: Duration = Duration::from_secs(10);
@@ -93,21 +93,12 @@ pub struct TimedAgent {
 impl TimedAgent {
     /// Builds the program and starts so many, with these arguments.
     pub fn start(bench: &Bench, count: usize, arguments: &[String]) -> Result<Vec<Self>> {
-        let mut cargo = command::cargo();
-        cargo.current_dir(&bench.workspace.root);
-        command::run(cargo.args([
-            "build",
-            "--release",
-            "-p",
-            "openlambda-lard",
-            "--example",
-            "timed-agent",
-        ]))?;
-        (0..count).map(|_| Self::one(bench, arguments)).collect()
+        let program = bench.example("openlambda-lard", "timed-agent")?;
+        (0..count).map(|_| Self::one(&program, arguments)).collect()
     }
 
-    fn one(bench: &Bench, arguments: &[String]) -> Result<Self> {
-        let mut agent = Command::new(bench.built.bin.join("examples/timed-agent"));
+    fn one(program: &Path, arguments: &[String]) -> Result<Self> {
+        let mut agent = Command::new(program);
         agent.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = agent.spawn().context("cannot start timed-agent")?;
         let (pid, stdout) = (child.id(), child.stdout.take());

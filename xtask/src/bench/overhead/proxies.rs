@@ -14,7 +14,7 @@ use super::super::Bench;
 use super::super::process::{Running, ends};
 use crate::cluster::local;
 use crate::interrupt::Cleanup;
-use crate::{command, ports};
+use crate::ports;
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -78,10 +78,7 @@ pub struct Agents {
 impl Agents {
     /// Builds and starts them.
     pub fn start(bench: &Bench, count: usize) -> Result<Self> {
-        let mut cargo = command::cargo();
-        cargo.current_dir(&bench.workspace.root);
-        command::run(cargo.args(["build", "--release", "-p", "xtask", "--example", "hyper-agents"]))?;
-        let mut server = Command::new(bench.built.bin.join("examples/hyper-agents"));
+        let mut server = Command::new(bench.example("xtask", "hyper-agents")?);
         server.arg(count.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = server.spawn().context("cannot start hyper-agents")?;
         let stdout = child.stdout.take();
