@@ -30,5 +30,7 @@ mod memory;
 mod packages;
 #[path = "local/scaling.rs"]
 mod scaling;
+#[path = "local/soak.rs"]
+mod soak;
 #[path = "local/worker.rs"]
 mod worker;
