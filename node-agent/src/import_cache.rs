@@ -376,15 +376,18 @@ impl ImportCache {
         self.plan(held.saturating_sub(bytes))
     }
 
-    /// Looks at what the Zygotes hold now, and gives up what was not needed for long.
+    /// Looks at what the Zygotes hold now, and gives up what was not needed for long, and spares that have ended.
     fn measure(&self) {
-        let mut gone = Vec::new();
+        let (mut gone, mut ended) = (Vec::new(), Vec::new());
         let mut state = self.state.lock();
         let State { policy, live, root_bytes, .. } = &mut *state;
         for (id, node) in live.iter_mut() {
             if node.zygotes.len() > 1 && node.crowded.elapsed() > COPY_UNUSED {
                 gone.extend(node.zygotes.pop());
             }
+            let (waiting, others) = node.spares.drain(..).partition(Spare::is_waiting);
+            node.spares = waiting;
+            ended.extend::<VecDeque<_>>(others);
             let bytes: u64 = node.zygotes.iter().filter_map(|zygote| zygote.memory_bytes().ok()).sum();
             policy.measured(*id, bytes);
             if *id == ROOT {
@@ -393,7 +396,10 @@ impl ImportCache {
         }
         self.count(&state);
         drop(state);
-        drop(gone);
+        if !ended.is_empty() {
+            self.wanting.notify_one();
+        }
+        drop((gone, ended));
     }
 
     fn count(&self, state: &State) {

@@ -1,10 +1,10 @@
 //! A cluster directory with real workers and a real lard, started by the real `admin`, and taken down with proof.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -116,6 +116,25 @@ impl Cluster {
         drop(self.note());
         self.admin("workers", &["--num-workers", &count.to_string(), "--port", &self.port.to_string()])?;
         self.note().killed.clear();
+        Ok(())
+    }
+
+    /// Starts one worker of several again, as its foreground command does.
+    pub fn restart_worker(&self, index: u16) -> Result<()> {
+        drop(self.note());
+        let config = self.path().join(format!("config/worker-{index}.json"));
+        let log = File::options().append(true).open(self.path().join(format!("logs/worker-{index}.out")))?;
+        let mut admin = Command::new(binary("admin")?);
+        admin.args(["worker-exec", "--detached", "--config"]).arg(&config);
+        let mut child = admin.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        fs::write(self.path().join(format!("logs/worker-{index}.pid")), child.id().to_string())?;
+        // It is ours, so that nobody else takes note of its end.
+        std::thread::spawn(move || child.wait());
+        until("the worker", || {
+            let answer = Request::get("/status").send(self.worker_port(index));
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })?;
+        self.note().killed.remove(&index);
         Ok(())
     }
 

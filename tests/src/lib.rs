@@ -10,6 +10,7 @@ pub mod kubernetes;
 pub mod leaks;
 pub mod load;
 pub mod loopback_index;
+pub mod soak;
 pub mod wait;
 
 pub use books::{Books, settled, settled_as};

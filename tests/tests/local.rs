@@ -32,5 +32,7 @@ mod packages;
 mod registry;
 #[path = "local/scaling.rs"]
 mod scaling;
+#[path = "local/soak.rs"]
+mod soak;
 #[path = "local/worker.rs"]
 mod worker;

@@ -19,6 +19,7 @@ mod leftovers;
 mod metadata;
 mod ports;
 mod setup;
+mod soak;
 mod test;
 mod uv;
 mod vm;
@@ -46,6 +47,8 @@ enum Task {
     Check(check::Args),
     /// Measure against anchors in the same run
     Bench(bench::Args),
+    /// Calls, edits and faults for as long as one likes; every answer checked, and nothing left at the end
+    Soak(soak::Args),
     /// Build the binaries and lay out the runtime files beside them
     Build(build::Args),
     /// Write the custom resource definitions of crates/api into crds/ and the chart
@@ -71,6 +74,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Test(args) => test::run(&args),
         Task::Check(args) => check::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Build(args) => build::run(&args),
         Task::Codegen(args) => codegen::run(&args),
         Task::Setup => setup::run(),

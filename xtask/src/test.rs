@@ -168,7 +168,8 @@ fn serial(
     command::run(cargo.args(["--", "--test-threads=1"]))
 }
 
-fn variables(built: &Built) -> [(&'static str, OsString); 2] {
+/// What the tests' clusters find the binaries by.
+pub fn variables(built: &Built) -> [(&'static str, OsString); 2] {
     [
         ("OPENLAMBDA_BIN_DIR", built.bin.clone().into()),
         ("OPENLAMBDA_RUNTIME_DIR", built.runtime.clone().into()),
@@ -177,18 +178,18 @@ fn variables(built: &Built) -> [(&'static str, OsString); 2] {
 
 fn in_vm(workspace: &Workspace, built: &Built) -> Result<()> {
     let test = executable(workspace, PRIVILEGED)?;
-    let mut privileged = guest(workspace, built)?;
+    let mut privileged = guest(workspace, built, VM_LIMIT)?;
     privileged.arg("--").arg(test).arg("--test-threads=1");
     command::run(&mut privileged)?;
-    let mut smoke = guest(workspace, built)?;
+    let mut smoke = guest(workspace, built, VM_LIMIT)?;
     smoke.arg("--").arg(workspace.path("tests/vm/smoke"));
     command::run(&mut smoke)
 }
 
 /// The virtual machine with the checkout and the target folder at their own paths.
-fn guest(workspace: &Workspace, built: &Built) -> Result<Command> {
+pub fn guest(workspace: &Workspace, built: &Built, limit: &str) -> Result<Command> {
     let mut guest = vm::runner(workspace)?;
-    guest.args(["-t", VM_LIMIT, "-s"]).arg(&workspace.root);
+    guest.args(["-t", limit, "-s"]).arg(&workspace.root);
     if !built.bin.starts_with(&workspace.root) {
         guest.arg("-s").arg(&workspace.target);
     }

@@ -64,34 +64,9 @@ fn a_dead_worker_costs_no_call_that_had_not_begun() -> Result<()> {
             ensure!(Request::call("echo", &big).send(cluster.balancer_port())?.ok()? == big);
         }
         cluster.wait_for_worker_end(pid)?;
-        std::fs::remove_file(cluster.path().join(format!("logs/worker-{index}.pid")))?;
-        cluster
-            .admin("workers", &["--num-workers", "2", "--port", &cluster.worker_port(0).to_string()])
-            .or_else(|_| restart(&cluster, index))?;
+        cluster.restart_worker(index)?;
     }
     cluster.stop()
-}
-
-/// Starts one worker of several again, in the foreground command's way.
-fn restart(cluster: &Cluster, index: u16) -> Result<String> {
-    let config = cluster.path().join(format!("config/worker-{index}.json"));
-    let log = std::fs::File::create(cluster.path().join(format!("logs/worker-{index}.out")))?;
-    let child = std::process::Command::new(openlambda_tests::cluster::binary("admin")?)
-        .arg("worker-exec")
-        .arg("--config")
-        .arg(&config)
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
-    std::fs::write(cluster.path().join(format!("logs/worker-{index}.pid")), child.id().to_string())?;
-    until("the worker", || {
-        Ok(Request::get("/status")
-            .send(cluster.worker_port(index))
-            .ok()
-            .filter(|r| r.status == 200)
-            .map(|_| ()))
-    })?;
-    Ok(String::new())
 }
 
 #[test]
