@@ -151,6 +151,8 @@ impl Connection {
         match self.stream.read(&mut part) {
             Ok(0) => bail!("the server closed the connection in the middle of an answer"),
             Ok(n) => self.buffer.extend_from_slice(&part[..n]),
+            // A read with a time limit is not taken up again after a signal.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("no answer within {TIMEOUT:?}"),
             Err(error) => return Err(error).context("cannot read the answer"),
         }

