@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use openlambda_policy::Time;
 use openlambda_policy::instances::Instances;
-use openlambda_sandbox::{Limits, SandboxHandle};
+use openlambda_sandbox::SandboxHandle;
 use parking_lot::Mutex;
 
 use crate::functions::Key;
@@ -190,23 +190,21 @@ impl Pool {
         self.state.lock().policy.set_floor(&key, floor);
     }
 
-    /// Another revision serves a handler from now on: instances that cannot become that are destroyed, the others are held to its limits.
+    /// Another revision serves a handler from now on: instances that cannot become that are destroyed, the others are held to its limits,
+    /// those included that are out on a call.
     pub fn succeed(&self, key: Key, former: Option<&Revision>, revision: &Revision) {
-        if former.is_some_and(|former| former.can_become(revision)) {
-            self.apply(key, &revision.settings.limits);
-        } else {
+        if !former.is_some_and(|former| former.can_become(revision)) {
             self.evict(key);
+            return;
         }
-    }
-
-    /// Holds all instances of a handler to other limits from now on, those included that are out on a call.
-    fn apply(&self, key: Key, limits: &Limits) {
-        let state = self.state.lock();
-        let of = state.all.values().filter(|entry| entry.key == key);
-        let handles: Vec<_> = of.map(|entry| entry.handle.clone()).collect();
+        let (mut state, mut handles) = (self.state.lock(), Vec::new());
+        for entry in state.all.values_mut().filter(|entry| entry.key == key) {
+            entry.follow(revision);
+            handles.push(entry.handle.clone());
+        }
         drop(state);
         for handle in handles {
-            if let Err(error) = handle.apply(limits) {
+            if let Err(error) = handle.apply(&revision.settings.limits) {
                 tracing::debug!(sandbox = handle.id(), %error, "a sandbox keeps its former limits until its next call");
             }
         }
@@ -221,6 +219,14 @@ impl Pool {
 
     fn now(&self) -> Time {
         self.epoch.elapsed()
+    }
+}
+
+impl Entry {
+    /// What holds for it beside calls may be otherwise than at its birth.
+    fn follow(&mut self, revision: &Revision) {
+        self.idle_timeout = revision.settings.idle_timeout;
+        self.cpu_weight = revision.settings.limits.cpu_weight;
     }
 }
 

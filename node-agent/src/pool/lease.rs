@@ -73,9 +73,7 @@ impl Lease {
         let mut state = seat.pool.state.lock();
         let Some(entry) = state.all.get_mut(&seat.id) else { return };
         entry.used = Instant::now();
-        // They may be others than at its birth.
-        entry.idle_timeout = revision.settings.idle_timeout;
-        entry.cpu_weight = revision.settings.limits.cpu_weight;
+        entry.follow(&revision);
         entry.condition = if asleep { Condition::Paused } else { Condition::Awake };
         let instance = entry.instance.insert(instance);
         // Who waits for memory gets some of it when this one is paused.
