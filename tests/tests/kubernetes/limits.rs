@@ -28,8 +28,9 @@ fn limits_are_changed_in_instances_that_live() -> Result<()> {
     let changed = Instant::now();
     patch("limited", &json!({"limits": {"memory": "256Mi"}}))?;
     ensure!(release.call("limited", &json!(100))?.ok()? == json!(100 << 20));
-    let instances = release.instances("limited")?;
+    // Before they are looked at, which takes a while.
     let since = u64::try_from(changed.elapsed().as_millis())?;
+    let instances = release.instances("limited")?;
     let older = |instance: &serde_json::Value| instance["age_ms"].as_u64().is_some_and(|age| age > since);
     ensure!(!instances.is_empty() && instances.iter().all(older), "not the same instances: {instances:?}");
     // And down again.
