@@ -40,13 +40,15 @@ impl Lease {
         self.asleep
     }
 
-    /// Lets it go on if it is paused, once there is room for what it may use then. False: it cannot be used.
+    /// Lets it go on if it is paused, once there is room for what it may use then, which may have been raised. False: it cannot be used.
     pub async fn wake(&mut self, deadline: Instant) -> Result<bool, Failure> {
+        let most = self.instance.revision.settings.limits.memory;
+        if self.instance.charge.bytes() < most {
+            self.instance.charge.grow(self.seat.key, most, deadline).await?;
+        }
         if !self.asleep {
             return Ok(true);
         }
-        let most = self.instance.revision.settings.limits.memory;
-        self.instance.charge.grow(self.seat.key, most, deadline).await?;
         if let Err(error) = self.instance.handle().thaw() {
             tracing::warn!(sandbox = self.seat.id, %error, "cannot thaw a sandbox; it is destroyed");
             return Ok(false);
