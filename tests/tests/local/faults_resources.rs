@@ -78,6 +78,26 @@ fn a_full_disk_stops_only_what_is_new() -> Result<()> {
     cluster.stop()
 }
 
+#[test]
+fn a_read_only_disk_stops_only_what_is_new() -> Result<()> {
+    let (cluster, disk) = on_small_disk()?;
+    // The worker has its mounts for itself, and the one of its own folder is switched.
+    let switch = |how: &str| {
+        let pid = cluster.worker_pid(0)?.to_string();
+        let status = Command::new("nsenter")
+            .args(["-t", &pid, "-m", "mount", "-o", &format!("remount,bind,{how}")])
+            .arg(&disk.0)
+            .status()?;
+        ensure!(status.success(), "mount -o remount,bind,{how}: {status}");
+        Ok(())
+    };
+    switch("ro")?;
+    without_room(&cluster, "Read-only file system", || switch("rw"))?;
+    cluster.admin("kill", &[])?;
+    drop(disk);
+    cluster.stop()
+}
+
 /// The file with the most pids that a worker and what it has forked may have.
 fn pids_of(cluster: &Cluster) -> Result<(PathBuf, PathBuf)> {
     let all = cluster.cgroups(0)?;
