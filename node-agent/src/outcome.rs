@@ -71,6 +71,7 @@ pub fn answer(
     let result = match end {
         End::Reply(Reply { status: Status::Ok, body, .. }) => Ok(body),
         End::Reply(reply) => Err(function_failure(reply, &revision.settings.entrypoint)),
+        End::Closed if agent.drain.has_begun() && exit.as_ref().is_some_and(is_cut_off) => Err(cut_off()),
         End::Closed => Err(closed(exit, revision.settings.limits.memory)),
         End::Refused => Err(Failure::new(Component::Sandbox, Reason::FunctionCrashed, "the sandbox is gone")),
         End::TimedOut => Err(timed_out(deadline - timing.sent)),
@@ -183,6 +184,17 @@ pub fn closed(exit: Option<Exit>, memory: u64) -> Failure {
              does it close file descriptors that it has not opened?",
         ),
     }
+}
+
+/// Whether a sandbox ended as they all do at the worker's end.
+fn is_cut_off(exit: &Exit) -> bool {
+    exit.is_kill() && !exit.oom_killed
+}
+
+/// Not `draining`: that says that the call did not begin, and can be sent elsewhere.
+fn cut_off() -> Failure {
+    let message = "the worker was shut down, and the handler did not end within drain_timeout: it was killed, and the call cut off";
+    Failure::agent(Reason::AgentUnreachable, message)
 }
 
 fn timed_out(limit: Duration) -> Failure {

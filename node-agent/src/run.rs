@@ -31,6 +31,8 @@ use crate::server;
 const BACKLOG: i32 = 4096;
 /// Where the files of the Python runtime are, if not beside the binary.
 const RUNTIME_DIR: &str = "OPENLAMBDA_RUNTIME_DIR";
+/// The answers to calls that were cut off get so long to go out.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What may still run on blocking threads at the end: looks at directories, removal of bundles.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -221,5 +223,7 @@ async fn end(agent: &Agent, nursery: &Nursery, deadline: Duration, signals: &mut
         signal = signals.next() => tracing::warn!(signal, "asked again: running calls are cut off"),
     }
     nursery.shutdown().await;
+    // Whose call was cut off is told so. A client that takes nothing is not waited for.
+    let _ = agent.drain.finish(LAST_WORDS).await;
     agent.functions.remove_bundles();
 }

@@ -14,12 +14,20 @@ mod balancer;
 mod commands;
 #[path = "local/contract.rs"]
 mod contract;
+#[path = "local/faults_checker.rs"]
+mod faults_checker;
 #[path = "local/faults_clients.rs"]
 mod faults_clients;
+#[path = "local/faults_connections.rs"]
+mod faults_connections;
+#[path = "local/faults_drain.rs"]
+mod faults_drain;
 #[path = "local/faults_handlers.rs"]
 mod faults_handlers;
 #[path = "local/faults_kills.rs"]
 mod faults_kills;
+#[path = "local/faults_resources.rs"]
+mod faults_resources;
 #[path = "local/import_cache.rs"]
 mod import_cache;
 #[path = "local/lifecycle.rs"]

@@ -238,8 +238,7 @@ impl Store {
 
     /// Takes up a package that is in use from now on.
     fn enter(&self, about: About, lock: File) -> Arc<Package> {
-        // If it fails the package looks older than it is.
-        let _ = lock.set_modified(SystemTime::now());
+        touch(&lock);
         let folder = format!("{}-{}", about.name, about.version);
         let About { name, version, imports, bytes, hashes: _ } = about;
         let mut known = self.known.lock();
@@ -313,7 +312,7 @@ impl Store {
         self.known.lock().retain(|_, known| {
             let used = Arc::strong_count(&known.package) > 1;
             if !used {
-                let _ = known.lock.set_modified(SystemTime::now());
+                touch(&known.lock);
             }
             used
         });
@@ -388,6 +387,15 @@ impl Store {
 struct Record {
     requirements: String,
     lock: String,
+}
+
+/// Notes that a package is used. If it fails the package looks older than it is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which package was used last outlives the worker; it decides only which goes first"
+)]
+fn touch(lock: &File) {
+    let _ = lock.set_modified(SystemTime::now());
 }
 
 /// Removes the folders of jobs that no living worker has.

@@ -117,7 +117,8 @@ impl Account {
         let count =
             |kinds: &[FaultKind]| faults.iter().filter(|fault| kinds.contains(&fault.kind)).count() as u64;
         let kills = count(&[FaultKind::Sandbox]);
-        let ends = count(&[FaultKind::Worker, FaultKind::Lard]) * clients as u64;
+        // A dying lard still listens for a moment: a client may lose the call after, too.
+        let ends = (count(&[FaultKind::Worker]) + 2 * count(&[FaultKind::Lard])) * clients as u64;
         for (cost, most) in [("crashed", kills + ends), ("cut off", ends)] {
             let found = self.costs.get(cost).copied().unwrap_or(0);
             if found > most {

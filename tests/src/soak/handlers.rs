@@ -13,6 +13,25 @@ const EDITED: usize = 4;
 /// The length of a big answer.
 const BIG: usize = 1 << 20;
 
+/// Two children each time, and now and then a daemon that never ends. It reaps what has ended.
+const FORKING: &str = r"
+import os, time
+def handler(event):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+    for _ in range(2):
+        if os.fork() == 0:
+            time.sleep(0.05)
+            os._exit(0)
+    if event % 10 == 0 and os.fork() == 0:
+        os.setsid()
+        time.sleep(1000)
+    return event
+";
+
 /// How a handler behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,12 +100,7 @@ impl Kind {
                 "import time\ndef handler(event):\n    time.sleep(0.02 + event % 7 / 50)\n    return event\n"
             }
             Self::Big => "def handler(event):\n    return [event, 'x' * (1 << 20), event]\n",
-            Self::Forking => {
-                "import os, time\ndef handler(event):\n    for _ in range(2):\n        if os.fork() == 0:\n            \
-                 time.sleep(0.05)\n            os._exit(0)\n    if event % 10 == 0 and os.fork() == 0:\n        os.setsid()\n        \
-                 time.sleep(1000)\n    while True:\n        try:\n            os.waitpid(-1, os.WNOHANG)\n            break\n        \
-                 except OSError:\n            break\n    return event\n"
-            }
+            Self::Forking => FORKING,
             Self::Raising => "def handler(event):\n    raise RuntimeError(f'wanted {event}')\n",
             Self::Crashing => "import os\ndef handler(event):\n    os._exit(3)\n",
             Self::Hungry => {
