@@ -14,7 +14,7 @@ use openlambda_lard::kubernetes::{self, Scope};
 use openlambda_lard::{Gateway, Settings, admin, poll, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
-/// A call makes and frees some dozens of small things: this takes some tenth less of lard's CPU time than the C library's.
+/// A call makes and frees some dozens of small things, and this does that with less CPU time than the C library.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -4,7 +4,7 @@
 
 /// Above this share of the CPUs in use nothing is learnt.
 const SATURATED: f64 = 0.8;
-/// Below so many calls in the mean nothing is learnt: what the machine does then it does for others.
+/// With fewer calls in the mean nothing is learnt: what the machine does then it does for others.
 const FEW: f64 = 0.02;
 /// How much the newest interval counts.
 const NEWEST: f64 = 0.1;
@@ -30,16 +30,14 @@ impl Capacity {
 
     /// In an interval this share of all CPUs was in use (0 to 1), and so many calls were in progress in the mean.
     pub fn observe(&mut self, used: f64, running: f64) {
-        if used > SATURATED {
+        if used > SATURATED || running < FEW {
             return;
         }
         self.busy += NEWEST * (used * self.cpus - self.busy);
         self.running += NEWEST * (running - self.running);
-        if self.running >= FEW {
-            // A call that takes more than a CPU is taken to take one: it gets less as well.
-            let each = (self.busy / self.running).clamp(1.0 / MOST, 1.0);
-            self.slots = (self.cpus / each).round() as u32;
-        }
+        // A call that takes more than a CPU is taken to take one: it gets less as well.
+        let each = (self.busy / self.running).clamp(1.0 / MOST, 1.0);
+        self.slots = (self.cpus / each).round() as u32;
     }
 
     /// Calls at once.
