@@ -10,7 +10,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret as KubernetesSecret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt as _};
+use kube::{Api, Client, Config};
 use openlambda_api::cluster::S3;
 use openlambda_api::{Handler, HandlerName, LambdaCluster};
 use openlambda_config::registry::{Keys, S3Config, Secret};
@@ -161,7 +161,7 @@ impl Found {
             }
         };
         let written = written.map_err(|error| explained(&error))?;
-        Ok(written.meta().generation.unwrap_or_default())
+        Ok(written.metadata.generation.unwrap_or_default())
     }
 
     /// Removes the Handler.
