@@ -147,3 +147,31 @@ fn said(text: &str) -> String {
         _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a service says in its XML, as the client hands it on.
+    fn refused(code: &str) -> Error {
+        let text =
+            format!("Server returned 403: <Error><Code>{code}</Code><Message>no\nway</Message></Error>");
+        Error::PermissionDenied { path: "handlers/h.json".into(), source: text.into() }
+    }
+
+    #[test]
+    fn what_services_say_is_understood() {
+        let of = |error| StoreError::of("s3://b", error);
+        let denied = of(refused("SignatureDoesNotMatch"));
+        assert!(matches!(denied, StoreError::Denied { .. }) && !denied.is_passing());
+        assert!(denied.to_string().ends_with("(SignatureDoesNotMatch: no\nway)"), "{denied}");
+        let skewed = of(refused("RequestTimeTooSkewed"));
+        assert!(matches!(skewed, StoreError::Skewed { .. }) && skewed.is_passing());
+        assert!(skewed.to_string().contains("set the clocks"), "{skewed}");
+        assert!(matches!(of(refused("NoSuchBucket")), StoreError::NoBucket(_)));
+        let missing = Error::NotFound { path: "a".into(), source: "gone".into() };
+        assert!(matches!(of(missing), StoreError::Missing { .. }));
+        let other = of(Error::Generic { store: "S3", source: "connection   refused\n".into() });
+        assert!(other.is_passing() && other.to_string().contains("connection refused"), "{other}");
+    }
+}

@@ -80,7 +80,9 @@ impl Store {
         digest: &Digest,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Uploaded, StoreError> {
-        if let Some(revision) = self.serving(handler).await?.filter(|revision| revision.digest == *digest) {
+        if let Some(revision) = self.serving(handler).await?.filter(|revision| revision.digest == *digest)
+            && self.is_there(&revision).await?
+        {
             return Ok(Uploaded { revision, is_new: false });
         }
         let upload = self.put(handler, file, digest, progress).await?;
@@ -116,6 +118,15 @@ impl Store {
         self.send(&key, file, progress).await?;
         let uploaded = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string();
         Ok(Upload { digest: digest.clone(), key: key.to_string(), bytes, uploaded })
+    }
+
+    /// Whether its bundle is, as far as that can be told without reading it.
+    async fn is_there(&self, revision: &Revision) -> Result<bool, StoreError> {
+        match self.objects.head(&Path::from(revision.key.as_str())).await {
+            Ok(object) => Ok(object.size == revision.bytes),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     async fn serving(&self, handler: &HandlerName) -> Result<Option<Revision>, StoreError> {

@@ -266,9 +266,12 @@ impl Desk {
 
 /// Reads the record and makes what it says. A handler is known from when it has one.
 async fn find(store: &Store, maker: &Maker, handler: &HandlerName, known: Option<Arc<Function>>) -> Found {
-    let record = match store.record(handler).await {
-        Ok(record) => record,
-        Err(error) => return Found::Trouble(known, error.into()),
+    let record = {
+        let Ok(_turn) = maker.reads.acquire().await else { return Found::Missing };
+        match store.record(handler).await {
+            Ok(record) => record,
+            Err(error) => return Found::Trouble(known, error.into()),
+        }
     };
     let Some(wanted) = record.as_ref().and_then(|record| record.serving()) else { return Found::Missing };
     let function = known.unwrap_or_else(|| maker.functions.declare(handler, None));

@@ -15,6 +15,9 @@ use crate::trouble::{Trouble, closed};
 /// Handlers that are tried at a time, per processor.
 const TRIALS_PER_CPU: usize = 4;
 
+/// Records that are read at a time.
+const READS: usize = 32;
+
 /// Makes revisions.
 pub struct Maker {
     /// Of these.
@@ -22,13 +25,21 @@ pub struct Maker {
     shelf: Shelf,
     trial: Trial,
     trials: Semaphore,
+    /// Records that are read at a time: calls of strange names cost one each.
+    pub reads: Semaphore,
 }
 
 impl Maker {
     /// Makes revisions of these functions.
     pub fn new(functions: Arc<Functions>, shelf: Shelf, trial: Trial) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { functions, shelf, trial, trials: Semaphore::new(cpus * TRIALS_PER_CPU) }
+        Self {
+            functions,
+            shelf,
+            trial,
+            trials: Semaphore::new(cpus * TRIALS_PER_CPU),
+            reads: Semaphore::new(READS),
+        }
     }
 
     /// A revision that has been tried; the one that serves, if it is the same.
