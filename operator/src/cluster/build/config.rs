@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use openlambda_api::cluster::{LoadFormula, Policy};
+use openlambda_api::cluster::{LoadFormula, Policy, S3};
 use openlambda_api::labels::{self, Component, children};
 use openlambda_config::LIVE_KEYS;
 use serde_json::{Value, json};
@@ -89,21 +89,21 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     if let Some(cpu) = &limits.cpu {
         file["limits"]["cpu"] = json!(cpu.0);
     }
+    put_packages(&mut file, cluster);
+    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
+        put_registry(&mut file, s3);
+    }
+    file
+}
+
+/// Where packages come from and how much they may take; and the tree of those that are imported ahead.
+fn put_packages(file: &mut Value, cluster: &ValidCluster) {
+    let spec = &cluster.spec;
     if let Some(index) = &spec.packages.index_url {
         file["pip_mirror"] = json!(index);
     }
     if spec.packages.ca.is_some() {
         file["packages_ca"] = json!(format!("{}/{}", children::CA_DIR, children::CA_FILE));
-    }
-    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
-        file["registry"] = json!(format!("s3://{}", s3.bucket));
-        file["registry_region"] = json!(s3.region);
-        if let Some(endpoint) = &s3.endpoint {
-            file["registry_server"] = json!(endpoint);
-        }
-        if s3.ca.is_some() {
-            file["registry_ca"] = json!(format!("{}/{}", children::REGISTRY_CA_DIR, children::CA_FILE));
-        }
     }
     if spec.packages.allow_source_builds {
         file["allow_source_builds"] = json!(true);
@@ -117,7 +117,18 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     if !spec.packages.preinstall.is_empty() {
         file["startup_pkgs"] = json!(spec.packages.preinstall);
     }
-    file
+}
+
+/// Where its handlers' bundles are.
+fn put_registry(file: &mut Value, s3: &S3) {
+    file["registry"] = json!(format!("s3://{}", s3.bucket));
+    file["registry_region"] = json!(s3.region);
+    if let Some(endpoint) = &s3.endpoint {
+        file["registry_server"] = json!(endpoint);
+    }
+    if s3.ca.is_some() {
+        file["registry_ca"] = json!(format!("{}/{}", children::REGISTRY_CA_DIR, children::CA_FILE));
+    }
 }
 
 /// lard's file. Its servers are the EndpointSlices of the agents' Service.

@@ -31,10 +31,6 @@ fn full() -> serde_json::Value {
             "indexURL": "https://packages.example.com/simple", "preinstall": ["numpy==2.2.1"], "allowSourceBuilds": true,
             "credentials": {"secretName": "index"}, "ca": {"configMap": {"name": "index-ca"}},
         },
-        "registry": {"s3": {
-            "endpoint": "https://s3.example.com", "region": "eu-central-1", "bucket": "handlers",
-            "credentials": {"secretName": "s3"}, "ca": {"configMap": {"name": "s3-ca"}},
-        }},
         "loadBalancer": {
             "replicas": 3, "policy": "RoundRobin", "loadFormula": "DominantResource",
             "maxConnectionsPerAgent": 500, "queue": {"length": 7, "timeout": "3s"},
@@ -178,4 +174,22 @@ fn two_clusters_of_a_node_do_not_share_a_directory() {
     };
     assert_eq!(path("a"), "/d/functions/a");
     assert_ne!(path("a"), path("b"));
+}
+
+#[test]
+fn agents_are_told_where_the_registry_is() {
+    let mut children = built(json!({"registry": {"s3": {
+        "endpoint": "https://s3.example.com", "region": "eu-central-1", "bucket": "handlers",
+        "credentials": {"secretName": "s3"}, "ca": {"configMap": {"name": "s3-ca"}},
+    }}}));
+    let file = &children.config_maps.remove(0).data.unwrap()["worker.json"];
+    let config =
+        WorkerConfig::from_value(&serde_json::from_str(file).unwrap(), Path::new("/c/worker.json")).unwrap();
+    let place = config.registry.unwrap().place.to_string();
+    assert_eq!(place, "s3://handlers at https://s3.example.com");
+    let pod = serde_json::to_string(&children.daemon_sets.remove(0).spec.unwrap().template).unwrap();
+    for part in ["OPENLAMBDA_REGISTRY_SECRET_KEY", "secretAccessKey", "s3-ca", "/etc/openlambda-registry-ca"]
+    {
+        assert!(pod.contains(part), "{part} is not in {pod}");
+    }
 }
