@@ -33,7 +33,7 @@ pub enum Target {
     /// The workers of a cluster directory.
     Local(ClusterDir),
     /// The agents of a `LambdaCluster`.
-    Kubernetes(Found),
+    Kubernetes(Box<Found>),
 }
 
 impl Opened {
@@ -103,7 +103,7 @@ fn on_kubernetes(runtime: &Runtime, named: &str, args: &RegistryArgs) -> Result<
         bucket.endpoint = Some(url);
         bucket.path_style = true;
     }
-    Ok((Target::Kubernetes(found), Place::S3(bucket), PathBuf::from("python3")))
+    Ok((Target::Kubernetes(Box::new(found)), Place::S3(bucket), PathBuf::from("python3")))
 }
 
 fn local(args: &RegistryArgs) -> Result<(Target, Place, PathBuf)> {

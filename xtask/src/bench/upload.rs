@@ -132,7 +132,7 @@ impl Subject {
         let idle = peak_of(list)?;
         self.write(number, LARGE)?;
         let pids: Vec<u32> = (0..WORKERS).map(|worker| self.pid(worker)).collect::<Result<_>>()?;
-        let before: Vec<f64> = pids.iter().map(|pid| Ok(status(*pid, "VmRSS:")?)).collect::<Result<_>>()?;
+        let before: Vec<f64> = pids.iter().map(|pid| status(*pid, "VmRSS:")).collect::<Result<_>>()?;
         for pid in &pids {
             // Makes the kernel forget the peak.
             fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
