@@ -84,7 +84,7 @@ fn setconf_refuses_and_leaves_the_file() {
         ("{}", ["empty", "nothing to set"]),
         (r#"{"handler_cach_size": 0}"#, ["handler_cach_size: unknown key", "\"handler_cache_size\""]),
         (r#"{"sandbox": "docker"}"#, ["sandbox = \"docker\"", "only \"sock\""]),
-        (r#"{"registry": "remote"}"#, ["registry = \"remote\"", "\"local\""]),
+        (r#"{"registry": "remote"}"#, ["registry_server: is missing", "localhost:9000"]),
         (r#"{"timing": 3, "limits": {"memory": "1Ki"}}"#, ["timing = 3", "limits.memory = \"1Ki\""]),
         (r#"{"registry_dir": null}"#, ["registry_dir: is missing", "template.json"]),
     ] {
