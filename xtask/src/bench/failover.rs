@@ -65,6 +65,7 @@ fn one(bench: &Bench, report: &mut Report) -> Result<()> {
     let pace = Pace { address: lard.address, connections: CONNECTIONS, rate: RATE, span: SPAN * 2, request };
     let (made, killed) = thread::scope(|scope| {
         let load = scope.spawn(|| pace.run());
+        // One span of load before the kill, one after it.
         thread::sleep(SPAN);
         let killed = Instant::now();
         agents[0].kill();
