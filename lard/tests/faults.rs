@@ -20,6 +20,7 @@ use tokio::time::{Instant, interval, sleep_until};
 const RATE: u32 = 400;
 const LOAD: Duration = Duration::from_secs(4);
 
+/// No test: the process that the tests start from this same binary.
 #[test]
 #[ignore = "the others run it as a process"]
 fn be_a_timed_agent() {

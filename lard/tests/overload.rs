@@ -25,6 +25,7 @@ const WAITING: u32 = 20;
 const CLIENTS: u32 = 200;
 const SPAN: Duration = Duration::from_secs(4);
 
+/// No test: the process that the tests start from this same binary.
 #[test]
 #[ignore = "the others run it as a process"]
 fn be_a_timed_agent() {

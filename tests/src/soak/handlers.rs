@@ -24,11 +24,11 @@ def handler(event):
         pass
     for _ in range(2):
         if os.fork() == 0:
-            time.sleep(0.05)
+            time.sleep(0.05)  # lives when the answer is given
             os._exit(0)
     if event % 10 == 0 and os.fork() == 0:
         os.setsid()
-        time.sleep(1000)
+        time.sleep(1000)  # stays until the sandbox ends
     return event
 ";
 
@@ -96,6 +96,7 @@ impl Kind {
         match self {
             Self::Edited(_) => "",
             Self::Package => "import soakpkg\ndef handler(event):\n    return [event, soakpkg.VALUE]\n",
+            // How slow it is, is what makes it this kind.
             Self::Slow => {
                 "import time\ndef handler(event):\n    time.sleep(0.02 + event % 7 / 50)\n    return event\n"
             }
