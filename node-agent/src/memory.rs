@@ -84,7 +84,9 @@ impl MemoryPool {
         };
         self.relief.notify_one();
         let mut place = Place { pool: self, key, ticket, bytes, granted: Some(granted) };
-        let Some(granted) = &mut place.granted else { return Err(no_room("", RETRY_AFTER)) };
+        let Some(granted) = &mut place.granted else {
+            return Err(no_room("its place in the queue is gone", RETRY_AFTER));
+        };
         if tokio::time::timeout_at(deadline.into(), granted).await.is_ok() {
             place.granted = None;
             return Ok(self.charge(bytes));
