@@ -51,6 +51,7 @@ fn costs(slots: u32, said: openlambda_api::load::Costs) -> Costs {
         call: or(said.call_ms, usual.call),
         fork: or(said.fork_ms, usual.fork),
         import: or(said.import_ms, usual.import),
+        kept: said.kept.unwrap_or(usual.kept),
     }
 }
 

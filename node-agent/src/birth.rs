@@ -44,19 +44,27 @@ pub async fn bear(
     }
     let lease = adopt(sandbox, charge);
     let Some(node) = unproven else { return Ok((lease, kind)) };
-    let (first, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
+    let within = PROOF.min(revision.settings.timeout);
+    let (first, lease) = compile::prove(agent, function, lease, Instant::now() + within).await;
     if first == Proof::Loads {
         agent.import_cache.proven(revision, node);
         return Ok((lease, kind));
     }
-    let charge = lease.into_charge();
-    let lease = adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?, charge);
-    let (second, lease) = compile::prove(agent, function, lease, Instant::now() + PROOF).await;
-    if (first, second) == (Proof::Fails, Proof::Loads) {
+    let bare = async |lease: Lease| {
+        let charge = lease.into_charge();
+        Ok(adopt(agent.zygotes.fork_bare(revision, deadline).await.map_err(failed)?, charge))
+    };
+    let lease = bare(lease).await?;
+    let (second, mut lease) = compile::prove(agent, function, lease, Instant::now() + within).await;
+    if first.is_failure() && second == Proof::Loads {
         let why =
             format!("the handler {} does not load in its children, and loads without it", function.name);
         agent.import_cache.breaks_when_forked(revision, node, &why);
     }
-    // If not, it is the handler's own failure, and the call says so.
+    if second == Proof::Hangs {
+        // What it says once it has loaded would be taken for the call's answer.
+        lease = bare(lease).await?;
+    }
+    // It is the handler's own failure, if it is one, and the call says so.
     Ok((lease, StartKind::Cold))
 }

@@ -85,7 +85,7 @@ pub async fn check(
     // It may be the Zygote's fault.
     let lease = start(agent, function, revision, Instant::now() + TIMEOUT).await?;
     let again = check_in(agent, function, revision, lease).await;
-    if again.is_none() && proof == Proof::Fails {
+    if again.is_none() && proof.is_failure() {
         let why =
             format!("the handler {} does not load in its children, and loads without it", function.name);
         agent.import_cache.breaks_when_forked(revision, node, &why);
@@ -130,6 +130,8 @@ pub enum Proof {
     Loads,
     /// It does not.
     Fails,
+    /// It does not within the time, or sends what it must not: nothing more can be asked of the sandbox.
+    Hangs,
     /// The sandbox did not come to be, or somebody has killed it: that says nothing.
     Unknown,
 }
@@ -142,8 +144,14 @@ impl Proof {
             (End::Closed, Some(exit)) if exit.failure.is_some() || exit.is_kill() && !exit.oom_killed => {
                 Self::Unknown
             }
+            (End::TimedOut | End::Violation(_) | End::TooLarge { .. }, _) => Self::Hangs,
             _ => Self::Fails,
         }
+    }
+
+    /// Whether it does not load.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Fails | Self::Hangs)
     }
 }
 

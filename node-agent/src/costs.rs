@@ -17,6 +17,7 @@ pub struct Spent {
     calls: Sum,
     forks: Sum,
     imports: Sum,
+    kept: Sum,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +47,11 @@ impl Spent {
             StartKind::Cold => self.imports.add(sandbox + load),
         }
     }
+
+    /// A call of a handler that ran before found an instance of it, or none.
+    pub fn kept(&self, kept: bool) {
+        self.kept.add(f64::from(u8::from(kept)));
+    }
 }
 
 /// Makes means of the sums.
@@ -55,6 +61,7 @@ pub struct Meter {
     calls: Mean,
     forks: Mean,
     imports: Mean,
+    kept: Mean,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +92,7 @@ impl Meter {
             calls: Mean::default(),
             forks: Mean::default(),
             imports: Mean::default(),
+            kept: Mean::default(),
         }
     }
 
@@ -93,6 +101,7 @@ impl Meter {
         let busy = self.calls.update(&spent.calls);
         self.forks.update(&spent.forks);
         self.imports.update(&spent.imports);
+        self.kept.update(&spent.kept);
         // Calls that ended, by how long they took: in the mean as many as were in progress.
         self.capacity.observe(used, busy / interval.as_secs_f64().max(f64::MIN_POSITIVE));
         Costs {
@@ -100,6 +109,7 @@ impl Meter {
             call_ms: self.calls.millis,
             fork_ms: self.forks.millis,
             import_ms: self.imports.millis,
+            kept: self.kept.millis.map(|share| share / 1000.0),
         }
     }
 }
@@ -127,6 +137,8 @@ mod tests {
         assert_eq!(read(&spent).call_ms, costs.call_ms, "an interval without calls changes nothing");
         spent.add(StartKind::Warm, [0.0, 0.0, 0.0, 0.0]);
         close(read(&spent).call_ms, 0.8 * costs.call_ms.unwrap());
+        [true, true, false, true].into_iter().for_each(|kept| spent.kept(kept));
+        close(read(&spent).kept, 0.75);
     }
 
     #[test]

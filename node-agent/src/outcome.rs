@@ -65,6 +65,9 @@ pub fn answer(
     let replied = Instant::now();
     let phases = timing.phases(replied, if let End::Reply(reply) = &end { Some(&reply.meta) } else { None });
     agent.metrics.started(timing.kind, phases);
+    if let Some(kept) = revision.ran(!timing.kind.is_fork()) {
+        agent.metrics.spent.kept(kept);
+    }
     if let End::Reply(Reply { meta: Meta { imported: Some(imported), .. }, .. }) = &end {
         agent.import_cache.observed(revision, imported);
     }

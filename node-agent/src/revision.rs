@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -118,6 +119,8 @@ pub struct Revision {
     pub gate: Arc<Gate>,
     /// Who may have an instance made.
     pub births: Births,
+    /// Whether a call of it got an instance here.
+    ran: AtomicBool,
     /// The meta of a load frame.
     load: Vec<u8>,
 }
@@ -140,7 +143,15 @@ impl Revision {
         };
         let load = load_meta(name, &settings, &packages);
         let (set, imports, births) = (digest(&packages), Imports::default(), Births::new());
-        Arc::new(Self { bundle, settings, packages, set, imports, gate, births, load })
+        let ran = AtomicBool::new(false);
+        Arc::new(Self { bundle, settings, packages, set, imports, gate, births, ran, load })
+    }
+
+    /// A call got an instance that was there (`warm`) or was made for it. Gives whether the instances were kept since it ran
+    /// before, unless this cannot be told: it did not run before, or one more was made beside others that were busy.
+    pub fn ran(&self, warm: bool) -> Option<bool> {
+        let before = self.ran.swap(true, Ordering::Relaxed) && self.settings.reuse;
+        (before && (warm || self.gate.counts().0 <= 1)).then_some(warm)
     }
 
     /// Whether an instance of this one can serve the other: the code and all that it was loaded with are the same.

@@ -1,6 +1,6 @@
 //! An agent's load, as it rides on every response: ORCA's `TEXT` form,
 //! `TEXT cpu_utilization=0.30, mem_utilization=0.80, named_metrics.inflight=3, …`. What calls cost there rides along as
-//! `named_metrics.slots`, `call_ms`, `fork_ms` and `import_ms`; Zygotes as `named_metrics.zygotes=N` and
+//! `named_metrics.slots`, `call_ms`, `fork_ms`, `import_ms` and `kept`; Zygotes as `named_metrics.zygotes=N` and
 //! `named_metrics.z.DIGEST=MILLIS`, one for each of the N package sets that they have.
 
 use std::fmt;
@@ -18,6 +18,7 @@ const SLOTS: &str = "named_metrics.slots";
 const CALL: &str = "named_metrics.call_ms";
 const FORK: &str = "named_metrics.fork_ms";
 const IMPORT: &str = "named_metrics.import_ms";
+const KEPT: &str = "named_metrics.kept";
 
 /// What an agent says of itself. Utilizations are fractions of what the agent may use, 0 to 1.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +48,8 @@ pub struct Costs {
     pub fork_ms: Option<f64>,
     /// What a start takes for which packages are imported.
     pub import_ms: Option<f64>,
+    /// Of the calls of handlers that ran there before, the share that found an instance, 0 to 1.
+    pub kept: Option<f64>,
 }
 
 /// A package set that some Zygote has imported.
@@ -70,7 +73,7 @@ impl fmt::Display for LoadReport {
             "TEXT cpu_utilization={:.3}, mem_utilization={:.3}, named_metrics.inflight={}, named_metrics.queued={}",
             self.cpu, self.memory, self.inflight, self.queued
         )?;
-        let Costs { slots, call_ms, fork_ms, import_ms } = self.costs;
+        let Costs { slots, call_ms, fork_ms, import_ms, kept } = self.costs;
         if let Some(slots) = slots {
             write!(f, ", {SLOTS}={slots}")?;
         }
@@ -78,6 +81,9 @@ impl fmt::Display for LoadReport {
             if let Some(millis) = millis {
                 write!(f, ", {name}={millis:.2}")?;
             }
+        }
+        if let Some(kept) = kept {
+            write!(f, ", {KEPT}={kept:.2}")?;
         }
         let Some(zygotes) = &self.zygotes else { return Ok(()) };
         let zygotes = &zygotes[..zygotes.len().min(MAX_ZYGOTES)];
@@ -115,6 +121,7 @@ impl FromStr for LoadReport {
                 CALL => report.costs.call_ms = Some(number),
                 FORK => report.costs.fork_ms = Some(number),
                 IMPORT => report.costs.import_ms = Some(number),
+                KEPT => report.costs.kept = Some(number.min(1.0)),
                 "named_metrics.zygotes" => drop(report.zygotes.get_or_insert_default()),
                 other => {
                     let set = other.strip_prefix(ZYGOTE).and_then(packages::parse);
@@ -144,8 +151,14 @@ mod tests {
 
     #[test]
     fn costs_ride_along_as_far_as_they_are_known() {
-        let all = Costs { slots: Some(4), call_ms: Some(21.25), fork_ms: Some(3.5), import_ms: Some(150.0) };
-        for costs in [all, Costs { fork_ms: None, import_ms: None, ..all }] {
+        let all = Costs {
+            slots: Some(4),
+            call_ms: Some(21.25),
+            fork_ms: Some(3.5),
+            import_ms: Some(150.0),
+            kept: Some(0.75),
+        };
+        for costs in [all, Costs { fork_ms: None, kept: None, ..all }] {
             let report = LoadReport { costs, ..LoadReport::default() };
             assert_eq!(report.to_string().parse(), Ok(report));
         }

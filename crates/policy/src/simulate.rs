@@ -53,6 +53,10 @@ pub struct Scenario {
     pub replicas: usize,
     /// How many calls there are; the first fifth warms up and is not counted.
     pub requests: usize,
+    /// How many calls a closed loop keeps under way, if not as many as LARD's own experiment.
+    pub under_way: Option<usize>,
+    /// Whether lard knows from the beginning which packages a handler needs, or from its first answer on.
+    pub declared: bool,
     /// What determines all chance.
     pub seed: u64,
 }
@@ -77,6 +81,8 @@ impl Scenario {
             arrivals: Arrivals::Closed,
             replicas: 1,
             requests: 100_000,
+            under_way: None,
+            declared: true,
             seed: 7,
         }
     }

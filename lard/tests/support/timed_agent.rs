@@ -177,6 +177,7 @@ fn said(report: &Report, queued: u64) -> LoadReport {
         call_ms: Some(millis(costs.call)),
         fork_ms: Some(millis(costs.fork)),
         import_ms: Some(millis(costs.import)),
+        kept: Some(costs.kept),
     });
     let zygotes = report.zygotes.iter().flat_map(|all| all.iter());
     let zygotes = zygotes.map(|one| Zygote { set: one.set, import_ms: millis(one.import) as u32 }).collect();

@@ -1,7 +1,7 @@
 //! Handlers that need the same packages meet at the worker whose Zygote has them.
 //!
 //! Instances are not kept here, so that each call starts one. Handlers of a directory say nothing of their packages before
-//! they were called once: their first call may go anywhere. By CostAware, the default, a handler then stays where it ran; here it goes
+//! they were called once: their first call may go anywhere. By CostAware, the default, a handler then stays where it ran for a while; here it goes
 //! by LARD's rules, which know no such home.
 
 use std::fs;

@@ -408,6 +408,25 @@ fn spares_serve_calls_in_a_row_of_many_handlers() -> Result<()> {
     cluster.stop()
 }
 
+/// The first child of a Zygote is loaded before it is called. One that hangs then must not take the answer to that for the call's.
+#[test]
+fn a_handler_that_loads_for_too_long_times_out() -> Result<()> {
+    let (cluster, index) = cluster(json!({"limits": {"timeout": "1s", "memory": "256Mi"}}))?;
+    slow(&index, "light", &[], "")?;
+    handler(&cluster, "first", "light\n", "light", "light.VALUE")?;
+    until("a Zygote", || Ok(is_hit(&call(&cluster, "first")?).then_some(())))?;
+    cluster.file("hangs", "requirements.txt", "light\n")?;
+    cluster.handler("hangs", "import light, time\ntime.sleep(3)\ndef handler(event):\n    return 1\n")?;
+    let response = until("the packages", || {
+        let response = cluster.call("hangs", &Value::Null)?;
+        Ok((!response.text().contains("being installed")).then_some(response))
+    })?;
+    let error: Value = serde_json::from_str(&response.text())?;
+    ensure!(response.status == 504 && error["reason"] == "function_timeout", "{} {error}", response.status);
+    cluster.call("first", &Value::Null)?.ok()?;
+    cluster.stop()
+}
+
 #[test]
 fn without_a_budget_there_is_no_zygote_but_the_root() -> Result<()> {
     let (cluster, index) = cluster(json!({"import_cache_size": 0}))?;

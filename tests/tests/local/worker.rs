@@ -58,6 +58,7 @@ fn a_warm_instance_is_used_again_and_a_paused_one_wakes() -> Result<()> {
     })?;
     let second = cluster.call("count", &Value::Null)?;
     ensure!(kind(&second) == "unpaused" && second.ok()? == json!(2), "{second:?}");
+    says_that_it_keeps(&cluster, "1.00")?;
     ensure!(cluster.instances("count")?.len() == 1);
     cluster.stop()
 }
@@ -114,6 +115,15 @@ fn the_cache_keeps_what_fits_and_evicts_the_least_recently_used() -> Result<()> 
     cluster.stop()
 }
 
+/// Waits until the worker tells lard that of its handlers' instances this share is kept.
+fn says_that_it_keeps(cluster: &Cluster, share: &str) -> Result<()> {
+    let part = format!("named_metrics.kept={share}");
+    until(&part, || {
+        let load = Request::get("/debug/load").send(cluster.worker_port(0) + 1000)?.text();
+        Ok(load.contains(&part).then_some(()))
+    })
+}
+
 #[test]
 fn without_a_cache_every_call_starts_anew() -> Result<()> {
     let cluster = Cluster::with_worker(&json!({"handler_cache_size": 0, "import_cache_size": 0}))?;
@@ -122,6 +132,7 @@ fn without_a_cache_every_call_starts_anew() -> Result<()> {
         let response = cluster.call("count", &Value::Null)?;
         ensure!(response.ok()? == json!(1) && kind(&response) == "zygote");
     }
+    says_that_it_keeps(&cluster, "0.00")?;
     until("no instance", || Ok(cluster.instances("count")?.is_empty().then_some(())))?;
     cluster.stop()
 }

@@ -1,8 +1,9 @@
 //! The cheapest server: where waiting for a place and starting an instance together take the least time.
 //!
-//! - A handler starts for nothing where it ran lately (its homes), for the price of a fork where a Zygote has its
-//!   packages, and for the price of an import elsewhere. The prices are those that the servers report; that of the
-//!   import of a set is known as soon as one server has it.
+//! - A handler starts for the price of a fork where a Zygote has its packages, and for the price of an import elsewhere.
+//!   The prices are those that the servers report; that of the import of a set is known as soon as one server has it.
+//! - Where it ran lately (its homes) it starts for nothing if its instance is still there. The servers report how often
+//!   they still have one; for the rest of the cases the start there has its price.
 //! - The wait follows from the calls that a server has, the calls that it serves at once, and how long one takes.
 //! - A start is dearer than the time that it takes, for it takes something from others: see [`IMPORT`] and [`BUSY`].
 //! - So a handler leaves its home when to wait there is expected to take longer than to start elsewhere: with dear
@@ -21,9 +22,10 @@ const HOME_FOR: Time = Time::from_secs(60);
 const TRUST: Time = Time::from_secs(2);
 /// An import counts for so many: the Zygote that it makes takes the place of another, which is imported again, and
 /// whose Zygote takes the place of a third.
-const IMPORT: u32 = 3;
-/// Where calls wait already a start counts for so many: all of them wait for it too.
-const BUSY: u32 = 4;
+const IMPORT: f64 = 3.0;
+/// Where calls wait already a start counts for so many, and for so many times as many as calls wait per slot: all of them
+/// wait for it too. Without the latter a fleet that has fallen behind once spends all its time on starts, and stays so.
+const BUSY: f64 = 4.0;
 
 /// Spills when to wait costs more than to start.
 #[derive(Debug)]
@@ -36,17 +38,6 @@ impl CostAware {
     pub fn new(known: Known) -> Self {
         Self { known }
     }
-}
-
-/// How a handler would start at a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// It ran there lately.
-    Home,
-    /// A Zygote there has its packages.
-    Fork,
-    /// Its packages must be imported.
-    Import,
 }
 
 /// What is asked about a call.
@@ -62,19 +53,13 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn start(&self, state: &ServerState) -> Start {
-        let used = |homes: &[(ServerId, Time)]| {
-            homes.iter().find(|(id, _)| *id == state.server.id).map(|(_, used)| *used)
-        };
-        if used(self.handler_homes).is_some() {
-            return Start::Home;
-        }
-        let Some(packages) = self.packages else { return Start::Fork };
-        let sent = used(self.packages_homes);
-        let has_zygote = state.zygote(packages).map_or(sent.is_some(), |has_zygote| {
+    /// Whether a new instance at a server is forked from a Zygote that has the packages.
+    fn is_fork(&self, state: &ServerState) -> bool {
+        let Some(packages) = self.packages else { return true };
+        let sent = used(self.packages_homes, state);
+        state.zygote(packages).map_or(sent.is_some(), |has_zygote| {
             has_zygote || sent.is_some_and(|sent| self.now.saturating_sub(sent) < TRUST)
-        });
-        if has_zygote { Start::Fork } else { Start::Import }
+        })
     }
 
     /// How long a call would take to begin at a server.
@@ -84,13 +69,22 @@ impl Question<'_> {
         let slots = f64::from(costs.slots.max(1));
         let before = (calls + 1.0 - slots).max(0.0);
         let wait = costs.call.mul_f64(before / slots);
-        let (fork, import) = if before > 0.0 { (BUSY, BUSY) } else { (1, IMPORT) };
-        wait + match self.start(state) {
-            Start::Home => Time::ZERO,
-            Start::Fork => costs.fork * fork,
-            Start::Import => self.import.unwrap_or(costs.import) * import,
+        let busy = BUSY * (before / slots).max(1.0);
+        let (fork, import) = if before > 0.0 { (busy, busy) } else { (1.0, IMPORT) };
+        let start = match self.is_fork(state) {
+            true => costs.fork.mul_f64(fork),
+            false => self.import.unwrap_or(costs.import).mul_f64(import),
+        };
+        match used(self.handler_homes, state) {
+            Some(_) => wait + start.mul_f64(1.0 - costs.kept.clamp(0.0, 1.0)),
+            None => wait + start,
         }
     }
+}
+
+/// When a server was last chosen, if it is one of these.
+fn used(homes: &[(ServerId, Time)], state: &ServerState) -> Option<Time> {
+    homes.iter().find(|(id, _)| *id == state.server.id).map(|(_, used)| *used)
 }
 
 /// The mean of what servers say.
@@ -107,6 +101,7 @@ fn usual(fleet: &Fleet) -> Costs {
         call: mean(|costs| costs.call),
         fork: mean(|costs| costs.fork),
         import: mean(|costs| costs.import),
+        kept: said().map(|costs| costs.kept).sum::<f64>() / f64::from(count),
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Agent {
     /// Idle sandboxes by handler, each with its turn in the order of use.
     idle: HashMap<u32, Vec<u64>>,
     order: BTreeMap<u64, u32>,
+    /// Calls in progress of each handler that ever had one.
+    running: HashMap<u32, u32>,
     sandboxes: usize,
     /// Package sets with a Zygote, each with the turn of its last use.
     zygotes: BTreeMap<u64, u64>,
@@ -83,6 +85,8 @@ pub struct Agent {
     turn: u64,
     /// Means of what was measured, in ms.
     call: f64,
+    /// Of the calls of handlers that ran before, the share that found a sandbox: a mean.
+    kept: f64,
     /// Calls that are over.
     pub served: u64,
 }
@@ -100,11 +104,13 @@ impl Agent {
             queue: VecDeque::new(),
             idle: HashMap::new(),
             order: BTreeMap::new(),
+            running: HashMap::new(),
             sandboxes: 0,
             zygotes: BTreeMap::new(),
             digests: Arc::new([]),
             turn: 0,
             call: scenario.exec_ms,
+            kept: 1.0,
             served: 0,
         }
     }
@@ -126,12 +132,18 @@ impl Agent {
         }
         let job = self.queue.pop_front()?;
         self.busy += 1;
+        let others = self.running.get(&job.function).copied();
+        *self.running.entry(job.function).or_default() += 1;
         let start = self.start(&job);
         let cost = match start {
             Start::Warm => 0.0,
             Start::Fork => self.fork,
             Start::Import => self.import,
         };
+        // Beside another call a handler needs one more, whatever was kept.
+        if others.is_some() && start == Start::Warm || others == Some(0) {
+            self.kept += NEW * (f64::from(u8::from(start == Start::Warm)) - self.kept);
+        }
         self.call += NEW * (cost + job.exec - self.call);
         Some(Started { job, start, cost })
     }
@@ -139,6 +151,9 @@ impl Agent {
     /// A call is over: its sandbox is idle.
     pub fn finish(&mut self, job: &Job) {
         self.busy -= 1;
+        if let Some(running) = self.running.get_mut(&job.function) {
+            *running -= 1;
+        }
         self.served += 1;
         self.turn += 1;
         self.idle.entry(job.function).or_default().push(self.turn);
@@ -157,6 +172,7 @@ impl Agent {
                 call: time(self.call),
                 fork: time(self.fork),
                 import: time(self.import),
+                kept: self.kept,
             }),
             zygotes: Some(
                 self.digests.iter().map(|set| Zygote { set: *set, import: time(self.import) }).collect(),

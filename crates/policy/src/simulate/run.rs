@@ -30,6 +30,8 @@ struct Simulation<'a> {
     random: Random,
     popularity: Popularity,
     names: Vec<String>,
+    /// Whether the packages of each handler are known.
+    known: Vec<bool>,
     agents: Vec<Agent>,
     lards: Vec<Box<dyn Balance>>,
     /// By time in ns; events of one moment in the order of their making.
@@ -67,6 +69,7 @@ impl<'a> Simulation<'a> {
             random: Random::new(scenario.seed),
             popularity: Popularity::new(scenario.functions, scenario.zipf),
             names: (0..functions).map(|function| format!("f{function}")).collect(),
+            known: vec![scenario.declared; functions as usize],
             agents: (0..scenario.agents).map(|_| Agent::new(scenario)).collect(),
             lards: (0..scenario.replicas as u64).map(|replica| lard(scenario, replica)).collect(),
             events: BinaryHeap::new(),
@@ -112,7 +115,8 @@ impl<'a> Simulation<'a> {
         let (function, exec) = self.draw(number);
         let replica = self.random.below(self.scenario.replicas);
         let packages = self.scenario.packages(function);
-        let key = Key { handler: &self.names[function as usize], packages: Some(packages) };
+        let known = self.known[function as usize].then_some(packages);
+        let key = Key { handler: &self.names[function as usize], packages: known };
         let lard = &mut self.lards[replica];
         let ranking = lard.rank(&key, time(self.now));
         self.tally.moves += u64::from(matches!(ranking.choice, Choice::Moved(_)));
@@ -159,6 +163,7 @@ impl<'a> Simulation<'a> {
         self.free.push(place);
         self.agents[agent].finish(&job);
         self.tally.done += 1;
+        self.known[job.function as usize] = true;
         let server = ServerId(agent as u32);
         let report = self.agents[agent].report();
         let lard = &mut self.lards[job.tag];

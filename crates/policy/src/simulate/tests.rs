@@ -88,6 +88,24 @@ fn locality_costs_nothing_where_starts_are_cheap() {
     }
 }
 
+/// Starts of a second, after a minute of which calls wait by the hundred: who sends each call where the queue is shortest then
+/// imports everywhere, and never catches up.
+#[test]
+fn a_fleet_that_fell_behind_catches_up() {
+    let dear = |policy| Scenario { arrivals: Arrivals::Open(0.15), ..scenario(policy, 8, 1000.0) };
+    let (lard, ours) = (run(&dear(PolicyKind::Lard)), run(&dear(PolicyKind::CostAware)));
+    assert!(ours.throughput >= lard.throughput, "{ours:?} against {lard:?}");
+    assert!(ours.start_mean_ms <= lard.start_mean_ms, "{ours:?} against {lard:?}");
+}
+
+/// What a handler needs is learnt from its first answer. Its home is then rarely where its packages are.
+#[test]
+fn packages_that_are_learnt_late_still_count() {
+    let late = |policy| Scenario { declared: false, ..scenario(policy, 8, 150.0) };
+    let (lard, ours) = (run(&late(PolicyKind::Lard)), run(&late(PolicyKind::CostAware)));
+    assert!(ours.throughput >= 0.8 * lard.throughput, "{ours:?} against {lard:?}");
+}
+
 #[test]
 fn replicas_agree_without_talking() {
     let closed = |agents| scenario(PolicyKind::CostAware, agents, 150.0);

@@ -32,6 +32,9 @@ const HIGH_PER_SLOT: f64 = 2.6;
 impl Scenario {
     /// Calls that a closed loop keeps under way.
     pub fn admitted(&self) -> usize {
+        if let Some(under_way) = self.under_way {
+            return under_way;
+        }
         let slots = f64::from(self.slots);
         let admitted = f64::from(self.agents.saturating_sub(1)) * HIGH_PER_SLOT * slots + slots;
         (admitted as usize).saturating_sub(1).max(1)

@@ -11,7 +11,7 @@ fn zygotes(sets: &[u64], import: u64) -> Option<std::sync::Arc<[Zygote]>> {
 
 fn costs(sets: &[u64]) -> Report {
     let ms = Time::from_millis;
-    let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100) };
+    let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100), kept: 1.0 };
     Report { costs: Some(costs), zygotes: zygotes(sets, 100), ..Report::default() }
 }
 
@@ -49,6 +49,29 @@ fn golden_trace() {
         set_calls(&mut policy, &calls);
         let ranking = policy.rank(&key, NOW);
         assert_eq!((ranking.candidates[0].0, ranking.choice), (server, choice), "step {step}");
+    }
+}
+
+/// Where instances are not kept a home is worth no more than another server, and less than one with a Zygote.
+#[test]
+fn a_home_counts_for_as_much_as_is_kept_there() {
+    for (kept, server) in [(1.0, 0), (0.9, 0), (0.5, 1), (0.0, 1)] {
+        let mut policy = policy(PolicyKind::CostAware, 2, None);
+        let with = |sets: &[u64], kept| {
+            let report = costs(sets);
+            let costs = report.costs.map(|costs| Costs { kept, ..costs });
+            Report { costs, ..report }
+        };
+        policy.failed(ServerId(1), NOW);
+        let key = Key { handler: "f", packages: Some(PACKAGES) };
+        assert_eq!(policy.rank(&key, NOW).candidates[0], ServerId(0));
+        // Its report is believed again.
+        let later = NOW + Time::from_secs(3);
+        policy.observe(ServerId(0), Some(with(&[], kept)), later);
+        policy.observe(ServerId(1), Some(with(&[PACKAGES], 1.0)), later);
+        // An import is 300 ms, a fork among waiting calls 12, and the 6 calls before it 50.
+        set_calls(&mut policy, &[0, 6]);
+        assert_eq!(policy.rank(&key, later).candidates[0], ServerId(server), "{kept} are kept");
     }
 }
 

@@ -57,7 +57,7 @@ impl Model {
             Event::Observe(server, cpu, inflight) => {
                 let ms = Time::from_millis;
                 let zygotes = Some([Zygote { set: inflight.into(), import: ms(cpu as u64) }].into());
-                let costs = Costs { slots: inflight, call: ms(20), fork: ms(3), import: ms(150) };
+                let costs = Costs { slots: inflight, call: ms(20), fork: ms(3), import: ms(150), kept: 1.0 };
                 let costs = (inflight % 2 == 0).then_some(costs);
                 let report = Report { cpu, memory: 0.5, inflight, costs, zygotes };
                 self.policy.observe(ServerId(server), Some(report), self.now);
