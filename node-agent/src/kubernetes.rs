@@ -35,6 +35,7 @@ mod fetch;
 mod files;
 mod make;
 mod objects;
+mod probe;
 mod report;
 mod spec;
 #[cfg(test)]
@@ -98,12 +99,16 @@ pub fn start(
     let (functions, pool) = (Arc::clone(&agent.functions), Arc::clone(&agent.pool));
     let shelf = agent.config.registry.as_ref().map(|registry| {
         let store = Store::open(&registry.place)?;
-        Ok::<_, StoreError>(Shelf::new(store, functions.bundles.clone(), registry.cache.bytes()))
+        let shelf = Shelf::new(store.clone(), functions.bundles.clone(), registry.cache.bytes());
+        Ok::<_, StoreError>((store, shelf))
     });
-    let shelf = shelf.transpose()?;
+    let (store, shelf) = shelf.transpose()?.unzip();
     let (stop, stopped) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let work = async move {
+        if let Some(store) = store {
+            tokio::spawn(probe::watch(store, Arc::clone(&report)));
+        }
         match Client::try_from(config) {
             Ok(client) => {
                 let objects = Objects::new(&client, &scope.namespace);

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use object_store::Error;
 use openlambda_bundle::Digest;
 
+/// What services say to who may not come in.
+const DENIED: [&str; 3] = ["SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied"];
+
 /// Why the registry does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -111,6 +114,10 @@ impl StoreError {
         if text.contains("RequestTimeTooSkewed") {
             return Self::Skewed { place, why: said(&text) };
         }
+        // Of a list the client does not tell a refusal from a failure.
+        if DENIED.iter().any(|code| text.contains(&format!("<Code>{code}</Code>"))) {
+            return Self::Denied { place, why: said(&text) };
+        }
         match error {
             Error::NotFound { path, .. } => Self::Missing { place, key: path },
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
@@ -169,6 +176,9 @@ mod tests {
         assert!(matches!(skewed, StoreError::Skewed { .. }) && skewed.is_passing());
         assert!(skewed.to_string().contains("set the clocks"), "{skewed}");
         assert!(matches!(of(refused("NoSuchBucket")), StoreError::NoBucket(_)));
+        let text = "Server returned 403: <Error><Code>InvalidAccessKeyId</Code></Error>";
+        let of_a_list = of(Error::Generic { store: "S3", source: text.into() });
+        assert!(matches!(of_a_list, StoreError::Denied { .. }), "{of_a_list}");
         let missing = Error::NotFound { path: "a".into(), source: "gone".into() };
         assert!(matches!(of(missing), StoreError::Missing { .. }));
         let other = of(Error::Generic { store: "S3", source: "connection   refused\n".into() });
