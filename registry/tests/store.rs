@@ -5,6 +5,10 @@
 
 #[path = "store/bad.rs"]
 mod bad;
+#[path = "store/cut.rs"]
+mod cut;
+#[path = "store/foreign.rs"]
+mod foreign;
 #[path = "store/life.rs"]
 mod life;
 #[path = "store/support.rs"]
