@@ -53,8 +53,12 @@ fn answers(release: &Release, handler: &str, answer: &str) -> Result<()> {
     release.wait_for_answer(handler, &Value::Null, &json!(answer))
 }
 
+/// A registry inside the cluster, and agents whose files outlive their pods.
 fn embedded(class: &str) -> Value {
-    json!({"registry": {"embedded": {"size": "1Gi", "storageClassName": class}}})
+    json!({
+        "registry": {"embedded": {"size": "1Gi", "storageClassName": class}},
+        "agent": {"storage": {"hostPath": "/var/lib/openlambda-cluster/agents"}},
+    })
 }
 
 #[test]
@@ -110,7 +114,9 @@ fn another_digest(release: &Release) -> Result<()> {
         Ok((condition["reason"] == "DigestMismatch").then_some(condition))
     })?;
     let message = condition["message"].as_str().unwrap_or_default();
-    ensure!(message.contains(&digest) && message.contains("keeps serving"), "{condition}");
+    ensure!(message.contains(&digest), "{condition}");
+    let ready = namespace.condition("handler/report", "Ready")?;
+    ensure!(ready["message"].as_str().is_some_and(|text| text.contains("keeps serving")), "{ready}");
     ensure!(release.call("report", &Value::Null)?.json()? == json!("one"), "the former revision is gone");
     done(release, "rollback", &["--handler", "report", "--revision", "2"])?;
     answers(release, "report", "two")
@@ -164,6 +170,14 @@ fn registry_away(release: &Release) -> Result<()> {
     for _ in 0..20 {
         ensure!(release.call("report", &Value::Null)?.json()? == json!("two"), "not what served before");
     }
+    // Agents that start meanwhile serve what those before them had fetched.
+    let selector = "app.kubernetes.io/component=agent";
+    namespace.kubectl(&["delete", "pods", "-l", selector, "--wait"])?;
+    namespace.kubectl(&["rollout", "status", "daemonset/demo-agent", "--timeout=90s"])?;
+    answers(release, "report", "two")?;
+    let agents =
+        || Ok((namespace.get("handler/report")?["status"]["agents"]["summary"] == "2/2").then_some(()));
+    until("both agents to serve it without the registry", agents)?;
     drop(cordoned);
     await_registry(release, "True", "AsExpected")?;
     // The bundle is on the nodes, or is fetched: the same code under another name.
@@ -188,10 +202,9 @@ fn keys_are_kept_by_an_operator_that_restarts() -> Result<()> {
         "--timeout=60s",
     ])?;
     // Something for the new one to do, so that it is known to have looked.
-    release.upgrade(
-        &json!({"registry": {"embedded": {"size": "1Gi", "storageClassName": "keys"}}, "loadBalancer": {"replicas": 1}}),
-        &[],
-    )?;
+    let mut spec = embedded("keys");
+    spec["loadBalancer"] = json!({"replicas": 1});
+    release.upgrade(&spec, &[])?;
     until("one replica of lard", || {
         Ok((namespace.get("deployment/demo-lard")?["spec"]["replicas"] == 1).then_some(()))
     })?;
@@ -227,27 +240,29 @@ fn a_bucket_of_another_server_with_a_certificate_of_its_own() -> Result<()> {
         let secret = format!("--from-literal=secretAccessKey={secret}");
         namespace.kubectl(&["create", "secret", "generic", name, &access, &secret])?;
     }
-    let s3 = |change: Value| {
+    let endpoint = bucket.variable("TLS_SERVER")?;
+    // Not by helm, which would wait for it to be ready.
+    let set = |change: Value| {
         let mut s3 = json!({
-            "endpoint": bucket.variable("TLS_SERVER")?, "bucket": "registry",
+            "endpoint": endpoint, "bucket": "registry",
             "credentials": {"secretName": "s3"}, "ca": {"configMap": {"name": "s3-ca"}},
         });
         if let (Some(s3), Value::Object(change)) = (s3.as_object_mut(), change) {
             s3.extend(change);
         }
-        release.upgrade(&json!({"registry": {"s3": s3}}), &[])
+        let patch = json!({"spec": {"registry": {"s3": s3}}}).to_string();
+        namespace.kubectl(&["patch", CLUSTER, "--type=merge", "-p", &patch]).map(drop)
     };
-    let endpoint = bucket.variable("TLS_SERVER")?;
     for (change, reason) in [
         (json!({"credentials": {"secretName": "wrong"}}), "RegistryDenied"),
         (json!({"bucket": "nowhere"}), "BucketNotFound"),
         (json!({"ca": null}), "RegistryUnreachable"),
     ] {
-        s3(change)?;
+        set(change)?;
         let condition = await_registry(&release, "False", reason)?;
         ensure!(condition["message"].as_str().is_some_and(|text| text.contains(endpoint)), "{condition}");
     }
-    s3(json!({}))?;
+    set(json!({}))?;
     await_registry(&release, "True", "AsExpected")?;
     namespace.wait_ready(CLUSTER)?;
     upload(&release, "report", "one")?;
