@@ -138,6 +138,8 @@ fn explained(error: &kube::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+
     use super::*;
 
     #[test]
@@ -152,5 +154,17 @@ mod tests {
         }
         assert_eq!(Place::of(Path::new("my-cluster")).unwrap(), None);
         assert!(Place::of(Path::new("k8s://a")).is_err());
+    }
+
+    #[test]
+    fn a_kubernetes_without_our_kinds_is_told_from_a_name_that_is_not_there() {
+        let error = |message: &str| {
+            explained(&kube::Error::Api(Status::failure(message, "NotFound").with_code(404).boxed()))
+                .to_string()
+        };
+        for message in ["404 page not found", "the server could not find the requested resource"] {
+            assert!(error(message).contains("install the chart openlambda-crds"), "{message}");
+        }
+        assert!(error("lambdaclusters \"x\" not found").contains("\"x\" not found"));
     }
 }

@@ -11,5 +11,7 @@ mod cut;
 mod foreign;
 #[path = "store/life.rs"]
 mod life;
+#[path = "store/skew.rs"]
+mod skew;
 #[path = "store/support.rs"]
 mod support;
