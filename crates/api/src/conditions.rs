@@ -284,6 +284,6 @@ mod tests {
         }
         assert_eq!(ConditionType::parse("Nothing"), None);
         let verdict = Verdict::no(ConditionType::RegistryReady, ConditionReason::RegistryDenied, "no");
-        assert_eq!(Verdict::of(&next(&[], &[verdict.clone()], None, &at(1))[0]), Some(verdict));
+        assert_eq!(Verdict::of(&next(&[], std::slice::from_ref(&verdict), None, &at(1))[0]), Some(verdict));
     }
 }

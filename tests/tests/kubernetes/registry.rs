@@ -53,12 +53,8 @@ fn answers(release: &Release, handler: &str, answer: &str) -> Result<()> {
     release.wait_for_answer(handler, &Value::Null, &json!(answer))
 }
 
-/// A registry inside the cluster, and agents whose files outlive their pods.
 fn embedded(class: &str) -> Value {
-    json!({
-        "registry": {"embedded": {"size": "1Gi", "storageClassName": class}},
-        "agent": {"storage": {"hostPath": "/var/lib/openlambda-cluster/agents"}},
-    })
+    json!({"registry": {"embedded": {"size": "1Gi", "storageClassName": class}}})
 }
 
 #[test]
@@ -170,20 +166,37 @@ fn registry_away(release: &Release) -> Result<()> {
     for _ in 0..20 {
         ensure!(release.call("report", &Value::Null)?.json()? == json!("two"), "not what served before");
     }
-    // Agents that start meanwhile serve what those before them had fetched.
-    let selector = "app.kubernetes.io/component=agent";
-    namespace.kubectl(&["delete", "pods", "-l", selector, "--wait"])?;
-    namespace.kubectl(&["rollout", "status", "daemonset/demo-agent", "--timeout=90s"])?;
-    answers(release, "report", "two")?;
-    let agents =
-        || Ok((namespace.get("handler/report")?["status"]["agents"]["summary"] == "2/2").then_some(()));
-    until("both agents to serve it without the registry", agents)?;
     drop(cordoned);
     await_registry(release, "True", "AsExpected")?;
     // The bundle is on the nodes, or is fetched: the same code under another name.
     namespace.apply(&new.to_string())?;
     answers(release, "new", "two")?;
     namespace.kubectl(&["delete", "handler/new"]).map(drop)
+}
+
+/// What an agent has fetched outlives its pod, if its storage does. One agent: the nodes of the test cluster share their disk.
+#[test]
+fn an_agent_that_starts_without_the_registry_serves_what_it_had() -> Result<()> {
+    let _volume = Volume::new("restart")?;
+    let node = kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    let mut spec = embedded("restart");
+    spec["agent"] = json!({
+        "storage": {"hostPath": "/var/lib/openlambda-cluster/agents"},
+        "nodeSelector": {"kubernetes.io/hostname": node},
+    });
+    let release = Release::install_with("restart", &spec)?;
+    let namespace = &release.namespace;
+    upload(&release, "report", "one")?;
+    let cordoned = Cordoned::all()?;
+    namespace.kubectl(&["delete", "pod/demo-registry-0", "--wait"])?;
+    let before = release.agents()?;
+    namespace.kubectl(&["delete", "pods", "-l", "app.kubernetes.io/component=agent", "--wait"])?;
+    namespace.kubectl(&["rollout", "status", "daemonset/demo-agent", "--timeout=90s"])?;
+    ensure!(release.agents()? != before, "the same agent");
+    answers(&release, "report", "one")?;
+    namespace.wait_ready("handler/report")?;
+    drop(cordoned);
+    await_registry(&release, "True", "AsExpected").map(drop)
 }
 
 #[test]
