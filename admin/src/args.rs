@@ -57,8 +57,8 @@ pub enum Command {
 /// Which cluster.
 #[derive(Debug, Args)]
 pub struct ClusterArg {
-    /// The directory of the cluster
-    #[arg(long, value_name = "DIR", env = "OPENLAMBDA_CLUSTER", hide_env_values = true)]
+    /// The directory of the cluster, or k8s://[CONTEXT/]NAMESPACE/NAME
+    #[arg(long, value_name = "DIR|k8s://…", env = "OPENLAMBDA_CLUSTER", hide_env_values = true)]
     pub cluster: PathBuf,
 }
 
@@ -97,9 +97,9 @@ pub struct Setconf {
 pub struct Workers {
     #[command(flatten)]
     pub cluster: ClusterArg,
-    /// How many
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub num_workers: u32,
+    /// How many [default: 1; on Kubernetes one on each node]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub num_workers: Option<u32>,
     /// The port of the first one [default: worker_port of the template, else 8080]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,

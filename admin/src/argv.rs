@@ -73,7 +73,7 @@ mod tests {
             let port = args.port;
             assert_eq!(
                 (args.cluster.cluster.to_str(), args.num_workers, port),
-                (Some("c"), 3, Some(90)),
+                (Some("c"), Some(3), Some(90)),
                 "{text}"
             );
         }

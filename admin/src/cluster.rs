@@ -13,8 +13,8 @@ use crate::kubernetes;
 pub fn named(arg: &ClusterArg) -> Result<ClusterDir> {
     ensure!(
         !arg.cluster.to_string_lossy().starts_with(kubernetes::SCHEME),
-        "{} is on Kubernetes, where this is done with kubectl: admin has upload, list, describe, rollback, download and \
-         delete there",
+        "{} is on Kubernetes, where this is done with kubectl: admin has new, workers, setconf, status, kill, upload, list, \
+         describe, rollback, download and delete there",
         arg.cluster.display()
     );
     ClusterDir::new(&arg.cluster).with_context(|| format!("{} is no usable path", arg.cluster.display()))

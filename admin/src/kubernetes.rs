@@ -1,30 +1,29 @@
-//! `--cluster k8s://[CONTEXT/]NAMESPACE/NAME`: the handlers of a `LambdaCluster`. Bundles go to the cluster's registry, and a
-//! `Handler` says which of them serves.
+//! `--cluster k8s://[CONTEXT/]NAMESPACE/NAME`: a `LambdaCluster` in place of a cluster directory. What a command means there
+//! is said by the modules below; here is how the cluster is found.
 
-use std::io::Write;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret as KubernetesSecret;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::NamespaceResourceScope;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
-use openlambda_api::cluster::S3;
-use openlambda_api::{Handler, HandlerName, LambdaCluster};
-use openlambda_config::registry::{Keys, S3Config, Secret};
-use openlambda_store::Revision;
-use serde_json::{Value, json};
+use kube::{Api, Client, Config, Resource};
+use openlambda_api::LambdaCluster;
+
+mod bundles;
+mod forward;
+mod make;
+mod nodes;
+mod show;
+
+pub use bundles::{Found, Reach};
+pub use make::{end, new, set};
+pub use nodes::workers;
+pub use show::status;
 
 /// What a `--cluster` of Kubernetes begins with.
 pub const SCHEME: &str = "k8s://";
 /// Whose fields ours are.
 const MANAGER: &str = "openlambda-admin";
-/// All agents may take so long to fetch, install and try.
-const READY_WITHIN: Duration = Duration::from_secs(600);
-/// Between two looks at a status, which the operator writes some times a second at most.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Which `LambdaCluster`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +37,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// That of a `--cluster`, if it is on Kubernetes.
+    pub fn of(cluster: &Path) -> Result<Option<Self>> {
+        let text = cluster.to_string_lossy();
+        text.starts_with(SCHEME).then(|| Self::parse(&text)).transpose()
+    }
+
     /// Reads what stands behind the scheme.
     pub fn parse(text: &str) -> Result<Self> {
         let rest = text.strip_prefix(SCHEME).unwrap_or(text);
@@ -56,16 +61,16 @@ impl Place {
     }
 }
 
-/// A `LambdaCluster` that was found.
-pub struct Found {
+/// The API server of a place.
+#[derive(Clone)]
+pub struct Connection {
     place: Place,
     client: Client,
-    registry: S3,
 }
 
-impl Found {
-    /// Looks it up.
-    pub async fn find(place: Place) -> Result<Self> {
+impl Connection {
+    /// By the kubeconfig, or as a pod. Nothing is asked yet.
+    async fn open(place: Place) -> Result<Self> {
         // Whoever installed one before has installed the same.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let options = KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
@@ -78,163 +83,49 @@ impl Found {
             None => Config::infer().await.context("no way to reach a Kubernetes API server")?,
         };
         let client = Client::try_from(config).context("no client of the Kubernetes API server")?;
-        let clusters: Api<LambdaCluster> = Api::namespaced(client.clone(), &place.namespace);
-        let cluster = clusters.get_opt(&place.name).await.map_err(|error| explained(&error))?;
-        let cluster = cluster.with_context(|| {
-            format!("there is no LambdaCluster {} in the namespace {}", place.name, place.namespace)
-        })?;
-        let registry = cluster.spec.registry.and_then(|registry| registry.s3).with_context(|| {
-            format!(
-                "the LambdaCluster {} has no spec.registry.s3, where bundles would go: set it",
-                place.name
-            )
-        })?;
-        Ok(Self { place, client, registry })
+        Ok(Self { place, client })
     }
 
-    /// Its bucket, below the namespace's name, with the keys of its Secret, if it may be read.
-    pub async fn bucket(&self) -> Result<S3Config> {
-        let s3 = &self.registry;
-        let keys = match &s3.credentials {
-            Some(secret) => self.keys(&secret.secret_name).await?,
-            None => None,
-        };
-        Ok(S3Config {
-            endpoint: s3.endpoint.clone(),
-            region: s3.region.clone(),
-            bucket: s3.bucket.clone(),
-            prefix: self.place.namespace.clone(),
-            path_style: s3.endpoint.is_some(),
-            ca: None,
-            keys,
-        })
-    }
-
-    async fn keys(&self, name: &str) -> Result<Option<Keys>> {
-        let secrets: Api<KubernetesSecret> = Api::namespaced(self.client.clone(), &self.place.namespace);
-        let secret = match secrets.get_opt(name).await {
-            Ok(secret) => secret,
-            // Who may upload need not be who may read Secrets: then the keys come from flags or the environment.
-            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(None),
-            Err(error) => return Err(explained(&error)),
-        };
-        let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-        let text = |key: &str| {
-            let bytes: Option<&ByteString> = data.get(key);
-            bytes.and_then(|bytes| String::from_utf8(bytes.0.clone()).ok())
-        };
-        Ok(text("accessKeyID")
-            .zip(text("secretAccessKey"))
-            .map(|(access, secret)| Keys { access, secret: Secret::new(secret) }))
-    }
-
-    fn handlers(&self) -> Api<Handler> {
+    /// The objects of a kind in the place's namespace.
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
         Api::namespaced(self.client.clone(), &self.place.namespace)
     }
 
-    /// Has a Handler say that this revision serves; makes it if there is none. Gives its generation.
-    pub async fn point(&self, handler: &HandlerName, revision: &Revision) -> Result<i64> {
-        let key = format!("{}/{}", self.place.namespace, revision.key);
-        let bundle = json!({"key": key, "digest": revision.digest.as_str()});
-        let api = self.handlers();
-        let there = api.get_opt(handler.as_str()).await.map_err(|error| explained(&error))?;
-        let written = match there {
-            Some(there) => {
-                let serves = there.spec.cluster.as_deref().is_none_or(|name| name == self.place.name);
-                if !serves {
-                    bail!(
-                        "the Handler {} belongs to another LambdaCluster of the namespace",
-                        handler.as_str()
-                    );
-                }
-                api.patch(handler.as_str(), &PatchParams::default(), &Patch::Merge(&edit(&bundle))).await
-            }
-            None => {
-                let object = json!({
-                    "apiVersion": "openlambda.dev/v1alpha1", "kind": "Handler", "metadata": {"name": handler.as_str()},
-                    "spec": {"cluster": self.place.name, "source": {"bundle": bundle}},
-                });
-                let object: Handler = serde_json::from_value(object)?;
-                let parameters =
-                    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-                api.create(&parameters, &object).await
-            }
-        };
-        let written = written.map_err(|error| explained(&error))?;
-        Ok(written.metadata.generation.unwrap_or_default())
-    }
-
-    /// Removes the Handler.
-    pub async fn remove(&self, handler: &HandlerName) -> Result<()> {
-        match self.handlers().delete(handler.as_str(), &DeleteParams::background()).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(explained(&error)),
+    /// The `LambdaCluster`.
+    async fn cluster(&self) -> Result<LambdaCluster> {
+        let Place { name, namespace, .. } = &self.place;
+        let found = self.api::<LambdaCluster>().get_opt(name).await.map_err(|error| explained(&error))?;
+        if let Some(found) = found {
+            return Ok(found);
         }
-    }
-
-    /// Waits until every agent serves a generation of the Handler, and says what its status says. Code 1 if it fails.
-    pub async fn wait(
-        &self,
-        handler: &HandlerName,
-        generation: i64,
-        out: &mut dyn Write,
-    ) -> Result<ExitCode> {
-        let until = Instant::now() + READY_WITHIN;
-        loop {
-            let object = self.handlers().get(handler.as_str()).await.map_err(|error| explained(&error))?;
-            let status = serde_json::to_value(object.status)?;
-            match verdict(&status, generation) {
-                Some(Ok(line)) => {
-                    let _ = writeln!(out, "{line}");
-                    return Ok(ExitCode::SUCCESS);
-                }
-                Some(Err(line)) => {
-                    let _ = writeln!(out, "{line}");
-                    return Ok(ExitCode::FAILURE);
-                }
-                None if Instant::now() >= until => {
-                    bail!(
-                        "not every agent serves it within {} s: kubectl describe handler {}",
-                        READY_WITHIN.as_secs(),
-                        handler.as_str()
-                    )
-                }
-                // Between two looks.
-                None => tokio::time::sleep(LOOK_EVERY).await,
-            }
-        }
+        // Without the definitions there is no such path either.
+        let kind =
+            self.api::<LambdaCluster>().list_metadata(&kube::api::ListParams::default().limit(1)).await;
+        kind.map_err(|error| explained(&error))?;
+        bail!(
+            "there is no LambdaCluster {name} in the namespace {namespace}: admin new --cluster \
+             {SCHEME}{namespace}/{name} makes it"
+        )
     }
 }
 
-/// The source is this bundle, and nothing else that it was.
-fn edit(bundle: &Value) -> Value {
-    json!({"spec": {"source": {"bundle": bundle, "inline": null, "files": null, "configMap": null, "http": null}}})
-}
-
-/// What a status says of a generation, once it says something final.
-fn verdict(status: &Value, generation: i64) -> Option<Result<String, String>> {
-    if status["observedGeneration"].as_i64()? < generation {
-        return None;
-    }
-    let conditions = status["conditions"].as_array()?;
-    let of = |kind: &str| conditions.iter().find(|condition| condition["type"] == kind);
-    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-    let agents = status["agents"]["summary"].as_str().unwrap_or("no");
-    if of("Ready")?["status"] == "True" {
-        return Some(Ok(format!("{agents} agents serve it")));
-    }
-    let failed = conditions.iter().find(|one| one["status"] == "False" && one["type"] != "Ready");
-    let stalled = of("Stalled").is_some_and(|stalled| stalled["status"] == "True");
-    let failed = failed.or_else(|| of("Ready")).filter(|_| stalled)?;
-    Some(Err(format!("{agents} agents serve it: {}: {}", text(failed, "reason"), text(failed, "message"))))
+/// Waits for something on Kubernetes.
+fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")?.block_on(work)
 }
 
 /// An error of the API server with what may be done about it.
 fn explained(error: &kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status)
-            if status.code == 404 && status.message.contains("could not find the requested") =>
+            if status.code == 404
+                && ["could not find the requested", "page not found"]
+                    .iter()
+                    .any(|text| status.message.contains(text)) =>
         {
             anyhow!(
                 "this Kubernetes does not know LambdaCluster and Handler: install the chart openlambda-crds"
@@ -247,6 +138,8 @@ fn explained(error: &kube::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+
     use super::*;
 
     #[test]
@@ -259,21 +152,19 @@ mod tests {
             let error = place(text).unwrap_err().to_string();
             assert!(error.contains("k8s://NAMESPACE/NAME"), "{error}");
         }
+        assert_eq!(Place::of(Path::new("my-cluster")).unwrap(), None);
+        assert!(Place::of(Path::new("k8s://a")).is_err());
     }
 
     #[test]
-    fn only_what_is_final_ends_the_wait() {
-        let condition =
-            |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m"});
-        let status = |generation: i64, conditions: &[Value]| json!({"observedGeneration": generation, "agents": {"summary": "2/3"}, "conditions": conditions});
-        assert_eq!(verdict(&json!(null), 2), None);
-        assert_eq!(verdict(&status(1, &[condition("Ready", "True")]), 2), None);
-        let ready = verdict(&status(2, &[condition("Ready", "True")]), 2);
-        assert_eq!(ready, Some(Ok("2/3 agents serve it".into())));
-        let under_way = [condition("Ready", "False"), condition("SourceResolved", "False")];
-        assert_eq!(verdict(&status(2, &under_way), 2), None);
-        let failed =
-            [condition("Ready", "False"), condition("CodeLoads", "False"), condition("Stalled", "True")];
-        assert_eq!(verdict(&status(3, &failed), 2), Some(Err("2/3 agents serve it: R: m".into())));
+    fn a_kubernetes_without_our_kinds_is_told_from_a_name_that_is_not_there() {
+        let error = |message: &str| {
+            explained(&kube::Error::Api(Status::failure(message, "NotFound").with_code(404).boxed()))
+                .to_string()
+        };
+        for message in ["404 page not found", "the server could not find the requested resource"] {
+            assert!(error(message).contains("install the chart openlambda-crds"), "{message}");
+        }
+        assert!(error("lambdaclusters \"x\" not found").contains("\"x\" not found"));
     }
 }

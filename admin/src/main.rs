@@ -22,6 +22,7 @@ mod launch;
 mod logs;
 mod new;
 mod ping;
+mod plugin;
 mod ports;
 mod process;
 mod registry;
@@ -30,15 +31,19 @@ mod setconf;
 mod status;
 mod stop;
 mod store;
+mod table;
 mod targets;
 mod upload;
 mod workers;
 mod zygotes;
 
 use args::{Cli, Command};
+use kubernetes::Place;
 
 fn main() -> ExitCode {
     let argv = argv::normalize(std::env::args_os(), &Cli::command());
+    let argv =
+        if plugin::is_meant(&argv) { plugin::rewrite(argv, &plugin::namespace_of_kubeconfig) } else { argv };
     let cli = match Cli::try_parse_from(argv) {
         Ok(cli) => cli,
         Err(error) => {
@@ -58,16 +63,31 @@ fn main() -> ExitCode {
 
 fn run(command: Command, out: &mut dyn Write) -> Result<ExitCode> {
     match command {
-        Command::New(args) => new::run(&args, out)?,
-        Command::Setconf(args) => setconf::run(&args, out)?,
-        Command::Workers(args) => workers::run(&args, out)?,
+        Command::New(args) => match Place::of(&args.cluster.cluster)? {
+            Some(place) => kubernetes::new(place, &args.base, out)?,
+            None => new::run(&args, out)?,
+        },
+        Command::Setconf(args) => match Place::of(&args.cluster.cluster)? {
+            Some(place) => kubernetes::set(place, &args.json, out)?,
+            None => setconf::run(&args, out)?,
+        },
+        Command::Workers(args) => match Place::of(&args.cluster.cluster)? {
+            Some(place) => kubernetes::workers(place, &args, out)?,
+            None => workers::run(&args, out)?,
+        },
         Command::WorkerExec(args) => execute::run(execute::WORKER, &args)?,
         Command::LoadBalancer(args) => balancer::run(&args, out)?,
         Command::LoadBalancerExec(args) => execute::run(execute::BALANCER, &args)?,
-        Command::Status(args) => return status::run(&args, out),
+        Command::Status(args) => match Place::of(&args.cluster.cluster)? {
+            Some(place) => return kubernetes::status(place, out),
+            None => return status::run(&args, out),
+        },
         Command::Zygotes(args) => return zygotes::run(&args, out),
         Command::Targets(args) => return targets::run(&args, out),
-        Command::Kill(args) => stop::run(&args, out)?,
+        Command::Kill(args) => match Place::of(&args.cluster.cluster)? {
+            Some(place) => kubernetes::end(place, out)?,
+            None => stop::run(&args, out)?,
+        },
         Command::Registry(args) => registry::run(&args, out)?,
         Command::RegistryExec(args) => execute::run(execute::REGISTRY, &args)?,
         Command::Upload(args) => return upload::run(&args, out),

@@ -13,6 +13,7 @@ use openlambda_store::{Record, Revision};
 use crate::args::{Delete, Describe, Download, List, Rollback};
 use crate::status;
 use crate::store::{self, Opened, Target};
+use crate::table::table;
 
 pub fn list(args: &List, out: &mut dyn Write) -> Result<()> {
     let opened = store::open(&args.registry)?;
@@ -74,17 +75,6 @@ fn at_worker(cluster: &ClusterDir, process: Process, handler: &HandlerName) -> O
         None => "has not been asked for it yet".to_owned(),
     };
     Some(trouble.map_or(serves.clone(), |trouble| format!("{serves}; {trouble}")))
-}
-
-/// Columns as wide as they must be.
-fn table<const N: usize>(rows: &[[String; N]], out: &mut dyn Write) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 fn record(opened: &Opened, handler: &HandlerName) -> Result<Record> {

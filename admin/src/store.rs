@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use crate::args::RegistryArgs;
 use crate::cluster;
 use crate::deploy::{self, Wanted};
-use crate::kubernetes::{self, Found};
+use crate::kubernetes::{Found, Place as Named, Reach};
 
 /// An open registry.
 pub struct Opened {
@@ -76,34 +76,27 @@ impl Opened {
 pub fn open(args: &RegistryArgs) -> Result<Opened> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start a runtime")?;
-    let named = args.cluster.cluster.to_string_lossy();
-    let (target, mut place, python) = match named.starts_with(kubernetes::SCHEME) {
-        true => on_kubernetes(&runtime, &named, args)?,
-        false => local(args)?,
+    let (target, place, python) = match Named::of(&args.cluster.cluster)? {
+        Some(place) => on_kubernetes(&runtime, place, args)?,
+        None => local(args)?,
     };
-    if let (Place::S3(s3), Some(access), Some(secret)) =
-        (&mut place, &args.keys.access_key, &args.keys.secret_key)
-    {
-        s3.keys = Some(Keys { access: access.clone(), secret: Secret::new(secret.clone()) });
-    }
     let store = Store::open(&place)?;
     Ok(Opened { target, store, python, runtime })
 }
 
-fn on_kubernetes(runtime: &Runtime, named: &str, args: &RegistryArgs) -> Result<(Target, Place, PathBuf)> {
-    let place = kubernetes::Place::parse(named)?;
-    let (found, mut bucket) = runtime.block_on(async {
-        let found = Found::find(place).await?;
-        let bucket = found.bucket().await?;
+fn on_kubernetes(runtime: &Runtime, place: Named, args: &RegistryArgs) -> Result<(Target, Place, PathBuf)> {
+    let reach = Reach { address: args.address.clone(), keys: keys(args) };
+    let (found, bucket) = runtime.block_on(async {
+        let found = Found::find(place, &reach).await?;
+        let bucket = found.bucket(&reach).await?;
         anyhow::Ok((found, bucket))
     })?;
-    if let Some(address) = &args.address {
-        // Inside the cluster it may have another name.
-        let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
-        bucket.endpoint = Some(url);
-        bucket.path_style = true;
-    }
     Ok((Target::Kubernetes(Box::new(found)), Place::S3(bucket), PathBuf::from("python3")))
+}
+
+fn keys(args: &RegistryArgs) -> Option<Keys> {
+    let (access, secret) = args.keys.access_key.clone().zip(args.keys.secret_key.clone())?;
+    Some(Keys { access, secret: Secret::new(secret) })
 }
 
 fn local(args: &RegistryArgs) -> Result<(Target, Place, PathBuf)> {
@@ -126,5 +119,9 @@ fn local(args: &RegistryArgs) -> Result<(Target, Place, PathBuf)> {
             config.registry_dir.display()
         )
     };
-    Ok((Target::Local(cluster), registry.place, config.python))
+    let mut place = registry.place;
+    if let (Place::S3(s3), Some(keys)) = (&mut place, keys(args)) {
+        s3.keys = Some(keys);
+    }
+    Ok((Target::Local(cluster), place, config.python))
 }

@@ -65,7 +65,7 @@ fn plan(cluster: &ClusterDir, template: &Value, args: &Workers) -> Result<Vec<Pl
     let first = args.port.or_else(|| from_template("worker_port")).unwrap_or(worker::DEFAULT_PORT);
     let admin = from_template("admin_port").filter(|port| *port != 0);
     let mut plans = Vec::new();
-    for number in 0..args.num_workers {
+    for number in 0..args.num_workers.unwrap_or(1) {
         let process = Process::Worker(number);
         let shift = |port: u16| {
             let shifted = u16::try_from(number).ok().and_then(|number| port.checked_add(number));

@@ -17,7 +17,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use openlambda_api::LambdaCluster;
-use openlambda_store::{Store, StoreError};
+use openlambda_store::Store;
 use openlambda_telemetry::{Blocker, Readiness};
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle};
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::Agent;
 use crate::functions::Functions;
 use crate::pool::Pool;
-use crate::registry::Shelf;
+use crate::registry::{self, Shelf};
 use crate::trial::{self, Trial};
 
 mod clusters;
@@ -35,6 +35,7 @@ mod fetch;
 mod files;
 mod make;
 mod objects;
+mod probe;
 mod report;
 mod spec;
 #[cfg(test)]
@@ -98,12 +99,16 @@ pub fn start(
     let (functions, pool) = (Arc::clone(&agent.functions), Arc::clone(&agent.pool));
     let shelf = agent.config.registry.as_ref().map(|registry| {
         let store = Store::open(&registry.place)?;
-        Ok::<_, StoreError>(Shelf::new(store, functions.bundles.clone(), registry.cache.bytes()))
+        let shelf = registry::shelf(agent, store.clone(), registry.cache.bytes())?;
+        Ok::<_, anyhow::Error>((store, shelf))
     });
-    let shelf = shelf.transpose()?;
+    let (store, shelf) = shelf.transpose()?.unzip();
     let (stop, stopped) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let work = async move {
+        if let Some(store) = store {
+            tokio::spawn(probe::watch(store, Arc::clone(&report)));
+        }
         match Client::try_from(config) {
             Ok(client) => {
                 let objects = Objects::new(&client, &scope.namespace);

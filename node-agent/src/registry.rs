@@ -23,12 +23,14 @@ use crate::revision::Revision;
 use crate::trial;
 use crate::trouble::Trouble;
 
+mod archives;
 mod desk;
 mod make;
 mod port;
 mod settings;
 mod shelf;
 
+pub use archives::Archives;
 use desk::Desk;
 use make::Maker;
 pub use port::router;
@@ -41,6 +43,9 @@ const ASKED: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(25);
 /// Who asked for a look waits so long: fetching, installing and trying have limits of their own.
 const LOOK: Duration = Duration::from_secs(600);
+
+/// What outlives the worker, below its directory.
+const KEPT: &str = "registry";
 
 /// What a look at a handler came to.
 #[derive(Clone, Debug)]
@@ -162,13 +167,21 @@ impl Registry {
     }
 }
 
+/// The bundles of a worker, with what the one before it has kept.
+pub fn shelf(agent: &Agent, store: Store, budget: u64) -> anyhow::Result<Shelf> {
+    let folder = agent.config.worker_dir.join(KEPT);
+    let archives =
+        Archives::open(&folder, budget).with_context(|| format!("cannot use {}", folder.display()))?;
+    Ok(Shelf::new(store, agent.functions.bundles.clone(), Arc::new(archives), budget))
+}
+
 /// Starts to look. Must be called from the runtime that serves calls.
 pub fn start(agent: &Arc<Agent>, registry: &Arc<Registry>) -> anyhow::Result<Looking> {
     let store = Store::open(&registry.config.place)?;
     let asked = registry.asked.lock().take().context("the registry is looked at already")?;
     let trial = trial::in_sandbox(Arc::clone(agent), Handle::current());
     let (functions, pool) = (Arc::clone(&agent.functions), Arc::clone(&agent.pool));
-    let shelf = Shelf::new(store.clone(), functions.bundles.clone(), registry.config.cache.bytes());
+    let shelf = shelf(agent, store.clone(), registry.config.cache.bytes())?;
     let maker = Maker::new(Arc::clone(&functions), shelf, trial);
     let desk = Desk::new(store, maker, pool, Arc::clone(&registry.view));
     let (stop, stopped) = oneshot::channel();

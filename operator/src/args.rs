@@ -14,6 +14,9 @@ pub struct Args {
     /// The image of lard
     #[arg(long, env = "LARD_IMAGE", value_name = "IMAGE")]
     lard_image: String,
+    /// The image of registries inside the cluster
+    #[arg(long, env = "REGISTRY_IMAGE", value_name = "IMAGE")]
+    registry_image: String,
     /// When the images are pulled: Always, IfNotPresent or Never
     #[arg(long, env = "IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
@@ -46,6 +49,7 @@ impl Args {
         Settings {
             agent_image: self.agent_image.clone(),
             lard_image: self.lard_image.clone(),
+            registry_image: self.registry_image.clone(),
             image_pull_policy: self.image_pull_policy.clone(),
             image_pull_secrets: self.image_pull_secrets.clone(),
             namespace: self.namespace.clone(),

@@ -1,4 +1,4 @@
-//! `LambdaCluster`: dereference → validate → build → apply → status. Only the first and the last two have a client.
+//! `LambdaCluster`: dereference → validate → keys → build → apply → status. Validating and building have no client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ mod apply;
 mod build;
 mod children;
 mod dereference;
+mod keys;
 mod status;
 mod validate;
 
@@ -73,10 +74,13 @@ async fn pipeline(cluster: &LambdaCluster, context: &Context) -> Result<Action, 
     let found = dereference::fetch(context, cluster).await?; // client required
     let outcome = match validate::validate(cluster) {
         // no client required
-        Ok(valid) => {
-            let wanted = build::build(&valid, &context.settings); // no client required
-            match apply::apply(context, cluster, wanted, &found.children).await {
-                // client required
+        Ok(mut valid) => {
+            let applied = async {
+                valid.registry_keys = keys::ensure(context, &valid).await?; // client required
+                let wanted = build::build(&valid, &context.settings); // no client required
+                apply::apply(context, cluster, wanted, &found.children).await // client required
+            };
+            match applied.await {
                 Ok(applied) => status::Outcome::Applied(Box::new(applied)),
                 Err(error) => {
                     let outcome = status::Outcome::Refused(error.to_string());

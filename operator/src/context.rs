@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use openlambda_api::LambdaClusterStatus;
 use openlambda_api::cluster::HandlerCounts;
+use openlambda_api::conditions::Verdict;
 use openlambda_policy::backoff::Backoff;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -29,8 +30,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Where events go.
     pub events: Events,
-    /// How many handlers each cluster has.
-    pub handlers: Board,
+    /// What the handler part saw of each cluster.
+    pub seen: Board,
     /// Limits all writes.
     pub throttle: Throttle,
     /// Statuses of clusters that the watch has not shown yet.
@@ -55,7 +56,7 @@ impl Context {
             settings,
             metrics,
             events,
-            handlers: Board::new(),
+            seen: Board::new(),
             throttle: Throttle::new(writes_per_second, writes_per_second / 5),
             written: Mutex::default(),
             applied: Mutex::default(),
@@ -79,34 +80,43 @@ impl Context {
     }
 }
 
-/// How many handlers each cluster has, from the handler part to the cluster part.
+/// What the handler part saw of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How many handlers it has.
+    pub handlers: HandlerCounts,
+    /// What its agents say of its registry.
+    pub registry: Option<Verdict>,
+}
+
+/// What was seen of each cluster, from the handler part to the cluster part.
 pub struct Board {
-    counts: watch::Sender<HashMap<Key, HandlerCounts>>,
+    seen: watch::Sender<HashMap<Key, Seen>>,
 }
 
 impl Board {
     fn new() -> Self {
-        Self { counts: watch::Sender::new(HashMap::new()) }
+        Self { seen: watch::Sender::new(HashMap::new()) }
     }
 
-    /// Of one cluster; none before the first count.
-    pub fn count(&self, cluster: &Key) -> Option<HandlerCounts> {
-        self.counts.borrow().get(cluster).cloned()
+    /// Of one cluster; none before the first look.
+    pub fn of(&self, cluster: &Key) -> Option<Seen> {
+        self.seen.borrow().get(cluster).cloned()
     }
 
-    /// Puts up new numbers; who watches is woken only if they differ.
-    pub fn put(&self, counts: HashMap<Key, HandlerCounts>) {
-        self.counts.send_if_modified(|old| {
-            let differs = *old != counts;
+    /// Puts up what was seen; who watches is woken only if it differs.
+    pub fn put(&self, seen: HashMap<Key, Seen>) {
+        self.seen.send_if_modified(|old| {
+            let differs = *old != seen;
             if differs {
-                *old = counts;
+                *old = seen;
             }
             differs
         });
     }
 
     /// Sees every change.
-    pub fn watch(&self) -> watch::Receiver<HashMap<Key, HandlerCounts>> {
-        self.counts.subscribe()
+    pub fn watch(&self) -> watch::Receiver<HashMap<Key, Seen>> {
+        self.seen.subscribe()
     }
 }

@@ -36,6 +36,7 @@ pub fn settings() -> Settings {
     Settings {
         agent_image: "example.com/openlambda-node-agent:1".into(),
         lard_image: "example.com/openlambda-lard:1".into(),
+        registry_image: "example.com/openlambda-registry:1".into(),
         image_pull_policy: "IfNotPresent".into(),
         image_pull_secrets: vec![],
         namespace: "openlambda-system".into(),
@@ -89,6 +90,11 @@ impl Server {
         self.state.lock().objects.insert(path.to_owned(), object);
     }
 
+    /// Removes the object at a path behind everyone's back.
+    pub fn remove(&self, path: &str) {
+        self.state.lock().objects.remove(path);
+    }
+
     /// Changes the object at a path behind everyone's back.
     pub fn edit(&self, path: &str, change: impl FnOnce(&mut Value)) {
         let mut state = self.state.lock();
@@ -134,6 +140,14 @@ impl Server {
                 }
                 state.objects.insert(path, object.clone());
                 respond(StatusCode::OK, &object)
+            }
+            Method::POST => {
+                state.version += 1;
+                let (mut object, name) =
+                    (body.clone(), body["metadata"]["name"].as_str().unwrap_or_default());
+                object["metadata"]["uid"] = json!(format!("uid-{}", state.version));
+                state.objects.insert(format!("{path}/{name}"), object.clone());
+                respond(StatusCode::CREATED, &object)
             }
             Method::DELETE => {
                 let gone = state.objects.remove(&path).unwrap_or_default();

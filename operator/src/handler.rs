@@ -17,12 +17,13 @@ use openlambda_api::cluster::HandlerCounts;
 use openlambda_api::conditions::{self, ConditionType};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, Key};
+use crate::context::{Context, Key, Seen};
 use crate::written::Written;
 
 mod agents;
 mod fresh;
 mod pace;
+mod registry;
 mod resolve;
 mod status;
 mod uncached;
@@ -110,8 +111,10 @@ impl Observer {
         let now = Time(Timestamp::now());
         let (mut pass, mut counts, mut changes) =
             (Pass::default(), HashMap::<Key, (i32, i32)>::new(), Vec::new());
+        let mut registries = HashMap::new();
         for cluster in world.clusters() {
             counts.insert(cluster.clone(), (0, 0));
+            registries.insert(cluster.clone(), world.registry(cluster));
         }
         let handlers = self.watches.handlers();
         let uids: Vec<String> = handlers.iter().filter_map(|handler| handler.uid()).collect();
@@ -151,8 +154,11 @@ impl Observer {
             self.written.wrote(&done.uid, &done.version, done.status.clone());
         }
         pass.failed_writes = written.failed;
-        let counts = counts.into_iter().map(|(key, (ready, total))| (key, HandlerCounts::new(ready, total)));
-        self.context.handlers.put(counts.collect());
+        let seen = counts.into_iter().map(|(key, (ready, total))| {
+            let registry = registries.remove(&key);
+            (key, Seen { handlers: HandlerCounts::new(ready, total), registry })
+        });
+        self.context.seen.put(seen.collect());
         pass
     }
 }

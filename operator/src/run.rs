@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -37,7 +37,7 @@ use crate::scope::Scope;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Clusters that are reconciled at a time.
 const CONCURRENCY: u16 = 2;
-/// Counts of handlers reach a cluster's status this often at most.
+/// What the handler part saw reaches a cluster's status this often at most.
 const COUNT_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks for the definitions.
 const DEFINITIONS_PAUSE: Duration = Duration::from_secs(2);
@@ -160,6 +160,7 @@ async fn clusters(client: &Client, scope: &Scope, context: Arc<Context>, stop: &
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     controller = owns::<DaemonSet>(controller, client, scope);
     controller = owns::<Deployment>(controller, client, scope);
+    controller = owns::<StatefulSet>(controller, client, scope);
     controller = owns::<Service>(controller, client, scope);
     controller = owns::<Ingress>(controller, client, scope);
     controller = owns::<ConfigMap>(controller, client, scope);
@@ -195,9 +196,9 @@ where
     controller.owns(scope.api::<PartialObjectMeta<K>>(client), config)
 }
 
-/// An item whenever the number of handlers has changed.
+/// An item whenever the handler part has seen something else.
 fn counted(context: &Context) -> impl Stream<Item = ()> + Send + 'static {
-    futures::stream::unfold(context.handlers.watch(), |mut counts| async {
+    futures::stream::unfold(context.seen.watch(), |mut counts| async {
         counts.changed().await.ok()?;
         tokio::time::sleep(COUNT_PAUSE).await;
         counts.mark_unchanged();

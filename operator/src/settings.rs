@@ -10,6 +10,8 @@ pub struct Settings {
     pub agent_image: String,
     /// The image of lard.
     pub lard_image: String,
+    /// The image of embedded registries.
+    pub registry_image: String,
     /// When images are pulled.
     pub image_pull_policy: String,
     /// Secrets for the registry of the images.

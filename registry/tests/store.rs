@@ -5,7 +5,13 @@
 
 #[path = "store/bad.rs"]
 mod bad;
+#[path = "store/cut.rs"]
+mod cut;
+#[path = "store/foreign.rs"]
+mod foreign;
 #[path = "store/life.rs"]
 mod life;
+#[path = "store/skew.rs"]
+mod skew;
 #[path = "store/support.rs"]
 mod support;

@@ -2,8 +2,10 @@
 //!
 //! `cargo xtask test` starts the cluster and sets `KUBECONFIG`, `OPENLAMBDA_IMAGE_TAG` and `OPENLAMBDA_CLUSTER_SCRIPTS`.
 
+mod bucket;
 mod nodes;
 mod release;
+mod volume;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -13,8 +15,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+pub use bucket::Bucket;
 pub use nodes::{Emptied, Node, ingress, node_ip, part, secure_ingress};
-pub use release::Release;
+pub use release::{Release, install_crds};
+pub use volume::Volume;
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
@@ -65,6 +69,12 @@ fn run(program: &str, arguments: &[&str]) -> Result<String> {
 /// kubectl.
 pub fn kubectl(arguments: &[&str]) -> Result<String> {
     run("kubectl", arguments)
+}
+
+/// `admin`, whatever comes of it.
+pub fn admin(arguments: &[&str]) -> Result<Outcome> {
+    let program = crate::cluster::binary("admin")?;
+    attempt(&program.to_string_lossy(), arguments, "")
 }
 
 /// helm.

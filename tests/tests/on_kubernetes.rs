@@ -7,6 +7,8 @@
 
 #[path = "kubernetes/access.rs"]
 mod access;
+#[path = "kubernetes/admin.rs"]
+mod admin;
 #[path = "kubernetes/bad_objects.rs"]
 mod bad_objects;
 #[path = "kubernetes/clusters.rs"]
@@ -29,6 +31,8 @@ mod nodes;
 mod packages;
 #[path = "kubernetes/quickstart.rs"]
 mod quickstart;
+#[path = "kubernetes/registry.rs"]
+mod registry;
 #[path = "kubernetes/releases.rs"]
 mod releases;
 #[path = "kubernetes/shared.rs"]

@@ -106,7 +106,7 @@ impl Tier {
             Self::Pure => pure(workspace, packages),
             Self::Privileged => serial(workspace, &[PRIVILEGED.to_owned()], variables(built)),
             Self::E2e => serial(workspace, &end_to_end(packages)?, variables(built)),
-            Self::Kubernetes => in_kubernetes(workspace),
+            Self::Kubernetes => in_kubernetes(workspace, built),
             Self::Vm => in_vm(workspace, built),
         }
     }
@@ -142,8 +142,16 @@ fn end_to_end(packages: &Packages) -> Result<Vec<String>> {
     Ok(local)
 }
 
+/// The store's tests on an S3 server that is not ours. In this tier because that is built from Go modules too.
+fn on_another_s3(workspace: &Workspace) -> Result<()> {
+    let mut cargo = Command::new(workspace.path("tests/cluster/s3"));
+    cargo.current_dir(&workspace.root).args(["cargo", "test", "--workspace", "--test", "store"]);
+    command::run(&mut cargo)
+}
+
 /// Starts a cluster with an Ingress controller and our images in it, and takes it down again.
-fn in_kubernetes(workspace: &Workspace) -> Result<()> {
+fn in_kubernetes(workspace: &Workspace, built: &Built) -> Result<()> {
+    on_another_s3(workspace)?;
     let cluster = kube::Cluster::choose(workspace)?;
     let images = kube::images::images(workspace, &[], TAG, Profile::Dev)?;
     kube::tools(workspace, &["helm"])?;
@@ -152,7 +160,11 @@ fn in_kubernetes(workspace: &Workspace) -> Result<()> {
     cluster.ingress()?;
     let scripts = ("OPENLAMBDA_CLUSTER_SCRIPTS", workspace.path("tests/cluster").into_os_string());
     let tag = ("OPENLAMBDA_IMAGE_TAG", OsString::from(TAG));
-    serial(workspace, &[KUBERNETES.to_owned()], cluster.variables().into_iter().chain([scripts, tag]))?;
+    serial(
+        workspace,
+        &[KUBERNETES.to_owned()],
+        cluster.variables().into_iter().chain([scripts, tag]).chain(variables(built)),
+    )?;
     drop(down);
     Ok(())
 }

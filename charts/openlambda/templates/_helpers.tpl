@@ -47,6 +47,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s:%s" .Values.lard.image.repository (coalesce .Values.lard.image.tag .Values.image.tag .Chart.AppVersion) }}
 {{- end }}
 
+{{- define "openlambda.registryImage" -}}
+{{- printf "%s:%s" .Values.registry.image.repository (coalesce .Values.registry.image.tag .Values.image.tag .Chart.AppVersion) }}
+{{- end }}
+
 {{- /* The LambdaCluster's spec: the shortcuts, and over them what is said in full. */ -}}
 {{- define "openlambda.clusterSpec" -}}
 {{- $service := dict }}

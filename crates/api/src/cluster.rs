@@ -8,16 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::handler::Counts;
 use crate::limits::{DefaultConcurrency, DefaultLimits};
-use crate::schema::{self, rules};
+use crate::schema;
 use crate::source::{ConfigMapSource, SecretRef};
 
 mod agent;
 mod balancer;
+mod registry;
 
 pub use agent::{
     AgentSpec, Cache, ImportCache, ImportCacheMode, Queue, Resources, Storage, Tree, UpdateStrategy,
 };
 pub use balancer::{Ingress, LoadBalancer, LoadFormula, Policy, Service, ServiceType, Tls};
+pub use registry::{Embedded, REGISTRY_BUCKET, Registry, S3};
 
 /// What a cluster is to be. Everything has a default.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -108,53 +110,6 @@ pub struct Certificates {
     /// A ConfigMap whose key ca.crt has them in PEM.
     pub config_map: ConfigMapSource,
 }
-
-/// Where bundles are: exactly one of the fields.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "has(self.s3) != has(self.embedded)",
-    "give exactly one of s3 and embedded",
-)])))]
-pub struct Registry {
-    /// A bucket of an S3 service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub s3: Option<S3>,
-    /// A store inside this cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub embedded: Option<Embedded>,
-}
-
-/// A bucket of an S3 service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct S3 {
-    /// The service's URL; that of AWS for the region if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::url")]
-    pub endpoint: Option<String>,
-    /// The region.
-    #[serde(default = "default_region")]
-    #[schemars(length(min = 1, max = 64))]
-    pub region: String,
-    /// The bucket.
-    #[schemars(length(min = 3, max = 63))]
-    pub bucket: String,
-    /// A Secret with the keys accessKeyID and secretAccessKey.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<SecretRef>,
-    /// Certificates to trust for it besides the usual ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<Certificates>,
-}
-
-fn default_region() -> String {
-    "us-east-1".to_owned()
-}
-
-/// A store inside the cluster; it has no settings yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Embedded {}
 
 /// What came of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

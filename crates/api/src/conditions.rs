@@ -44,7 +44,7 @@ names! {
         AgentsReady;
         /// LambdaCluster: enough replicas of lard are ready.
         BalancerReady;
-        /// LambdaCluster: the registry answers; only if there is one.
+        /// LambdaCluster: the registry answers every agent; only if there is one.
         RegistryReady;
         /// LambdaCluster: the Ingress has an address; only if there is one.
         IngressReady;
@@ -106,6 +106,14 @@ names! {
         AgentFailed;
         /// Replicas are missing.
         Unavailable;
+        /// The registry does not answer, or fails.
+        RegistryUnreachable;
+        /// The registry refuses the keys, or what they are to do.
+        RegistryDenied;
+        /// The registry has no such bucket.
+        BucketNotFound;
+        /// The registry's clock and a node's differ too much.
+        ClockSkewed;
         /// lard does not serve.
         BalancerNotReady;
         /// The Ingress has no address yet.
@@ -142,6 +150,21 @@ impl Verdict {
     /// Nobody knows.
     pub fn unknown(type_: ConditionType, reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { type_, status: None, reason, message: message.into() }
+    }
+
+    /// What a condition says, if it is one of ours.
+    pub fn of(condition: &Condition) -> Option<Self> {
+        let status = match condition.status.as_str() {
+            "True" => Some(true),
+            "False" => Some(false),
+            _ => None,
+        };
+        Some(Self {
+            type_: ConditionType::parse(&condition.type_)?,
+            status,
+            reason: ConditionReason::parse(&condition.reason)?,
+            message: condition.message.clone(),
+        })
     }
 
     /// Whether it holds.
@@ -260,5 +283,7 @@ mod tests {
             assert_eq!(ConditionReason::parse(one.as_str()), Some(*one));
         }
         assert_eq!(ConditionType::parse("Nothing"), None);
+        let verdict = Verdict::no(ConditionType::RegistryReady, ConditionReason::RegistryDenied, "no");
+        assert_eq!(Verdict::of(&next(&[], std::slice::from_ref(&verdict), None, &at(1))[0]), Some(verdict));
     }
 }

@@ -26,6 +26,9 @@ pub const MANAGED_BY_OPERATOR: &str = "openlambda-operator";
 /// Annotation of a pod template: the digest of the configuration that it was made with. A new one restarts the pods.
 pub const CONFIG_DIGEST: &str = "openlambda.dev/config-digest";
 
+/// Annotation of a pod template: which keys of the embedded registry it was made with. New ones restart the pods.
+pub const REGISTRY_KEYS: &str = "openlambda.dev/registry-keys";
+
 /// Field manager for the children of a `LambdaCluster`.
 pub const MANAGER_CHILDREN: &str = "openlambda-operator/children";
 /// Field manager for `LambdaCluster.status`.
@@ -37,6 +40,8 @@ pub const MANAGER_HANDLER_STATUS: &str = "openlambda-operator/handler-status";
 pub const HTTP_PORT: u16 = 8080;
 /// The port of agents and of lard for metrics, probes and state documents.
 pub const ADMIN_PORT: u16 = 9080;
+/// The port of an embedded registry.
+pub const REGISTRY_PORT: u16 = 9000;
 
 /// The part of a `LambdaCluster` that an object or a pod is for: the values of [`COMPONENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +50,8 @@ pub enum Component {
     Agent,
     /// The balancer.
     Lard,
+    /// The embedded registry.
+    Registry,
 }
 
 impl Component {
@@ -53,6 +60,7 @@ impl Component {
         match self {
             Self::Agent => "agent",
             Self::Lard => "lard",
+            Self::Registry => "registry",
         }
     }
 }
@@ -69,7 +77,12 @@ pub mod children {
         format!("{cluster}-lard")
     }
 
-    /// The ConfigMap with [`WORKER_FILE`] and [`BALANCER_FILE`].
+    /// StatefulSet, Service and Secret of the embedded registry.
+    pub fn registry(cluster: &str) -> String {
+        format!("{cluster}-registry")
+    }
+
+    /// The ConfigMap with [`WORKER_FILE`], [`BALANCER_FILE`] and, if there is one, [`REGISTRY_FILE`].
     pub fn config(cluster: &str) -> String {
         format!("{cluster}-config")
     }
@@ -83,6 +96,8 @@ pub mod children {
     pub const WORKER_FILE: &str = "worker.json";
     /// lard's configuration file in the ConfigMap.
     pub const BALANCER_FILE: &str = "load_balancer.json";
+    /// The embedded registry's configuration file in the ConfigMap.
+    pub const REGISTRY_FILE: &str = "registry.json";
     /// Where the ConfigMap is mounted.
     pub const CONFIG_DIR: &str = "/etc/openlambda";
     /// Where the certificates for the package index are mounted, as [`CA_FILE`].
@@ -95,6 +110,10 @@ pub mod children {
     pub const TREE_FILE: &str = "tree.json";
     /// Where the certificates for the registry are mounted, as [`CA_FILE`].
     pub const REGISTRY_CA_DIR: &str = "/etc/openlambda-registry-ca";
+    /// The key of a Secret with the access key of a registry.
+    pub const ACCESS_KEY: &str = "accessKeyID";
+    /// The key of a Secret with the secret key of a registry.
+    pub const SECRET_KEY: &str = "secretAccessKey";
     /// The agents' variable with the access key of the registry.
     pub const REGISTRY_ACCESS_KEY: &str = "OPENLAMBDA_REGISTRY_ACCESS_KEY";
     /// The agents' variable with the secret key of the registry.
@@ -103,6 +122,6 @@ pub mod children {
     pub const INDEX_USERNAME: &str = "OPENLAMBDA_INDEX_USERNAME";
     /// The agents' variable with the password of the package index.
     pub const INDEX_PASSWORD: &str = "OPENLAMBDA_INDEX_PASSWORD";
-    /// Where the agents' storage is mounted.
+    /// Where the storage of agents and of the embedded registry is mounted.
     pub const STATE_DIR: &str = "/var/lib/openlambda";
 }

@@ -109,6 +109,11 @@ pub(crate) fn memory_pool(_: &mut SchemaGenerator) -> Schema {
     size_between("256Mi", "64Ti", "must be between 256Mi and 64Ti")
 }
 
+/// The volume of a registry.
+pub(crate) fn volume(_: &mut SchemaGenerator) -> Schema {
+    size_between("64Mi", "64Ti", "must be between 64Mi and 64Ti")
+}
+
 /// The longest body of a request or a response.
 pub(crate) fn body(_: &mut SchemaGenerator) -> Schema {
     size_between("1", "1Gi", "must be between 1 byte and 1Gi")

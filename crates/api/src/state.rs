@@ -15,6 +15,23 @@ pub struct AgentState {
     /// Packages that no Zygote of it holds, as they broke one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<Excluded>,
+    /// Whether its registry answers; none if it has none, or has not asked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<RegistryState>,
+}
+
+/// Whether an agent's registry answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryState {
+    /// Where it is.
+    pub place: String,
+    /// Why it cannot be used: the name of a [`crate::conditions::ConditionReason`]; empty if it can.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// A package that handlers import themselves, whatever the import cache has room for.

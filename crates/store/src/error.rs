@@ -7,6 +7,15 @@ use std::path::{Path, PathBuf};
 use object_store::Error;
 use openlambda_bundle::Digest;
 
+/// What services say to who may not come in.
+const DENIED: [&str; 4] = [
+    "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+    "AccessDenied",
+    // versitygw's, with status 404.
+    "XAdminUserNotFound",
+];
+
 /// Why the registry does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -111,8 +120,15 @@ impl StoreError {
         if text.contains("RequestTimeTooSkewed") {
             return Self::Skewed { place, why: said(&text) };
         }
+        // Of a list the client does not tell a refusal from a failure.
+        if DENIED.iter().any(|code| text.contains(&format!("<Code>{code}</Code>"))) {
+            return Self::Denied { place, why: said(&text) };
+        }
         match error {
-            Error::NotFound { path, .. } => Self::Missing { place, key: path },
+            // A 404 with another reason says nothing of the object; without one it is that of a head.
+            Error::NotFound { path, .. } if code(&text).is_none_or(|code| code == "NoSuchKey") => {
+                Self::Missing { place, key: path }
+            }
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
                 Self::Denied { place, why: said(&text) }
             }
@@ -136,12 +152,19 @@ fn chain(error: &Error) -> String {
     text
 }
 
+/// What stands in the service's XML.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}
+
+fn code(text: &str) -> Option<&str> {
+    element(text, "Code")
+}
+
 /// What the service said, if that is in its XML; else all of it, on one line.
 fn said(text: &str) -> String {
-    let between = |from: &str, to: &str| Some(text.split_once(from)?.1.split_once(to)?.0);
-    let code = between("<Code>", "</Code>");
-    let message = between("<Message>", "</Message>");
-    match (code, message) {
+    match (code(text), element(text, "Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
         _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -169,8 +192,14 @@ mod tests {
         assert!(matches!(skewed, StoreError::Skewed { .. }) && skewed.is_passing());
         assert!(skewed.to_string().contains("set the clocks"), "{skewed}");
         assert!(matches!(of(refused("NoSuchBucket")), StoreError::NoBucket(_)));
+        let text = "Server returned 403: <Error><Code>InvalidAccessKeyId</Code></Error>";
+        let of_a_list = of(Error::Generic { store: "S3", source: text.into() });
+        assert!(matches!(of_a_list, StoreError::Denied { .. }), "{of_a_list}");
         let missing = Error::NotFound { path: "a".into(), source: "gone".into() };
         assert!(matches!(of(missing), StoreError::Missing { .. }));
+        let text = "<Error><Code>NoSuchAccount</Code></Error>";
+        let about_who_asks = of(Error::NotFound { path: "a".into(), source: text.into() });
+        assert!(matches!(about_who_asks, StoreError::Unreachable { .. }), "{about_who_asks}");
         let other = of(Error::Generic { store: "S3", source: "connection   refused\n".into() });
         assert!(other.is_passing() && other.to_string().contains("connection refused"), "{other}");
     }

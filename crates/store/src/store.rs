@@ -71,6 +71,15 @@ impl Store {
         StoreError::of(&self.place, error)
     }
 
+    /// Whether it answers who asks: a list of what is not there.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let nothing = Path::from_iter([FOLDER, ".probe"]);
+        match self.objects.list(Some(&nothing)).try_next().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
     /// Uploads a bundle as the handler's new revision. Nobody sees anything of it until all of it is there. `progress`
     /// hears how much has arrived.
     pub async fn upload(

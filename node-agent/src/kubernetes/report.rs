@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use openlambda_api::state::{Packages, Serving};
+use openlambda_api::state::{Packages, RegistryState, Serving};
 use openlambda_api::{AgentState, HandlerState, Phase};
 use parking_lot::Mutex;
 
@@ -14,12 +14,22 @@ use crate::trouble::Trouble;
 #[derive(Debug, Default)]
 pub struct Report {
     handlers: Mutex<BTreeMap<String, HandlerState>>,
+    registry: Mutex<Option<RegistryState>>,
 }
 
 impl Report {
     /// The document as it is now.
     pub fn state(&self) -> AgentState {
-        AgentState { handlers: self.handlers.lock().values().cloned().collect(), excluded: Vec::new() }
+        AgentState {
+            handlers: self.handlers.lock().values().cloned().collect(),
+            excluded: Vec::new(),
+            registry: self.registry.lock().clone(),
+        }
+    }
+
+    /// Whether the registry answers.
+    pub fn registry(&self, state: RegistryState) {
+        *self.registry.lock() = Some(state);
     }
 
     /// A generation is being made ready.

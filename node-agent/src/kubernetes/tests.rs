@@ -28,6 +28,7 @@ use crate::functions::{NoFunction, Source};
 use crate::gate::Gates;
 use crate::metrics::Metrics;
 use crate::packages::{Installed, Installer, Package, PackageError, Record, Requirements, locked};
+use crate::registry::Archives;
 use crate::reply::Failure;
 use crate::revision::tests::defaults;
 use crate::trouble::Trouble;
@@ -163,7 +164,8 @@ impl World {
         let metrics = Arc::new(Metrics::new(&Registry::new("test").unwrap()).unwrap());
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
         let store = Store::open(&Place::Directory(work.path().join("store"))).unwrap();
-        let shelf = Shelf::new(store.clone(), bundles.clone(), 1 << 20);
+        let archives = Arc::new(Archives::open(&work.path().join("kept"), 1 << 20).unwrap());
+        let shelf = Shelf::new(store.clone(), bundles.clone(), archives, 1 << 20);
         let gates = Gates::new(1, 1, Duration::from_secs(1), Drain::new());
         let functions =
             Arc::new(Functions::new(Source::Pushed, bundles, gates, defaults(), installer(), metrics));

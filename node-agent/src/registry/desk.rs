@@ -268,16 +268,31 @@ impl Desk {
 async fn find(store: &Store, maker: &Maker, handler: &HandlerName, known: Option<Arc<Function>>) -> Found {
     let record = {
         let Ok(_turn) = maker.reads.acquire().await else { return Found::Missing };
-        match store.record(handler).await {
-            Ok(record) => record,
-            Err(error) => return Found::Trouble(known, error.into()),
-        }
+        store.record(handler).await
     };
-    let Some(wanted) = record.as_ref().and_then(|record| record.serving()) else { return Found::Missing };
+    let is_new = known.as_ref().is_none_or(|function| function.serving().is_none());
+    let wanted = match record {
+        Ok(record) => record.as_ref().and_then(|record| record.serving()).cloned(),
+        // A worker that has just started serves what the one before it did.
+        Err(error) => match maker.last(handler).filter(|_| is_new) {
+            Some(last) => {
+                tracing::warn!(handler = handler.as_str(), %error, revision = last.number, "as it served last");
+                Some(last)
+            }
+            None => return Found::Trouble(known, error.into()),
+        },
+    };
+    let Some(wanted) = &wanted else {
+        maker.note(handler, None);
+        return Found::Missing;
+    };
     let function = known.unwrap_or_else(|| maker.functions.declare(handler, None));
     let serving = Serving { revision: wanted.number, digest: wanted.digest.to_string() };
     match maker.make(&function, wanted).await {
-        Ok(revision) => Found::Revision(function, revision, serving),
+        Ok(revision) => {
+            maker.note(handler, Some(wanted));
+            Found::Revision(function, revision, serving)
+        }
         Err(trouble) => Found::Trouble(Some(function), trouble),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use openlambda_api::HandlerName;
 use openlambda_store::Revision as Wanted;
 use tokio::sync::Semaphore;
 
@@ -39,6 +40,18 @@ impl Maker {
             trial,
             trials: Semaphore::new(cpus * TRIALS_PER_CPU),
             reads: Semaphore::new(READS),
+        }
+    }
+
+    /// Which revision served last, also before this worker.
+    pub fn last(&self, handler: &HandlerName) -> Option<Wanted> {
+        self.shelf.archives().last(handler)
+    }
+
+    /// Notes which revision serves, for the next start. A small file.
+    pub fn note(&self, handler: &HandlerName, wanted: Option<&Wanted>) {
+        if let Err(error) = self.shelf.archives().note(handler, wanted) {
+            tracing::warn!(handler = handler.as_str(), %error, "cannot note what serves");
         }
     }
 

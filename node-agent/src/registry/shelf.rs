@@ -12,6 +12,7 @@ use openlambda_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::archives::Archives;
 use crate::bundles::{Bundle, Bundles};
 use crate::revision::entry_file;
 use crate::trouble::{Trouble, closed};
@@ -40,6 +41,7 @@ type Key = (Digest, Option<String>);
 pub struct Shelf {
     store: Store,
     bundles: Bundles,
+    archives: Arc<Archives>,
     kept: Mutex<Kept>,
     turns: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
     fetches: Semaphore,
@@ -53,10 +55,11 @@ struct Kept {
 }
 
 impl Shelf {
-    /// An empty one. `budget` is what bundles may take on the disk that nothing serves.
-    pub fn new(store: Store, bundles: Bundles, budget: u64) -> Self {
+    /// An empty one, with what a former worker has kept in `archives`. `budget` is what bundles may take on the disk that
+    /// nothing serves.
+    pub fn new(store: Store, bundles: Bundles, archives: Arc<Archives>, budget: u64) -> Self {
         let kept = Mutex::new(Kept { budget, all: VecDeque::new() });
-        Self { store, bundles, kept, turns: Mutex::default(), fetches: Semaphore::new(FETCHES) }
+        Self { store, bundles, archives, kept, turns: Mutex::default(), fetches: Semaphore::new(FETCHES) }
     }
 
     /// The bundle that lies under a key of the registry and has this digest.
@@ -96,14 +99,38 @@ impl Shelf {
 
     async fn fetch(&self, key: &str, digest: &Digest, entrypoint: Option<&str>) -> Result<Unpacked, Trouble> {
         let archive = Scratch(self.bundles.scratch_file());
-        {
+        if !self.is_here(digest, &archive.0).await? {
             let _turn = self.fetches.acquire().await.map_err(closed)?;
             let bytes = self.store.fetch(key, digest, &archive.0).await?;
             tracing::info!(key, bytes, "fetched a bundle");
+            self.keep(digest, &archive.0).await?;
         }
         let (bundles, entrypoint) = (self.bundles.clone(), entrypoint.map(str::to_owned));
         let staged = tokio::task::spawn_blocking(move || stage(&bundles, &archive.0, entrypoint));
         staged.await.map_err(closed)?
+    }
+}
+
+impl Shelf {
+    /// What outlives the worker.
+    pub fn archives(&self) -> &Arc<Archives> {
+        &self.archives
+    }
+
+    async fn is_here(&self, digest: &Digest, to: &Path) -> Result<bool, Trouble> {
+        let (archives, digest, to) = (Arc::clone(&self.archives), digest.clone(), to.to_owned());
+        tokio::task::spawn_blocking(move || archives.take(&digest, &to)).await.map_err(closed)
+    }
+
+    /// Not to have it at the next start is no reason not to serve it now.
+    async fn keep(&self, digest: &Digest, from: &Path) -> Result<(), Trouble> {
+        let (archives, digest, from) = (Arc::clone(&self.archives), digest.clone(), from.to_owned());
+        let kept =
+            tokio::task::spawn_blocking(move || archives.keep(&digest, &from)).await.map_err(closed)?;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "cannot keep an archive for the next start");
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +204,8 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let store = Store::open(&Place::Directory(work.path().join("store"))).unwrap();
         let bundles = Bundles::open(work.path().join("bundles")).unwrap();
-        let shelf = Shelf::new(store.clone(), bundles, budget);
+        let archives = Arc::new(Archives::open(&work.path().join("kept"), budget).unwrap());
+        let shelf = Shelf::new(store.clone(), bundles, archives, budget);
         Rig { work, store, shelf }
     }
 

@@ -62,6 +62,7 @@ pub async fn apply(
         services,
         daemon_sets,
         deployments,
+        stateful_sets,
         disruption_budgets,
         network_policies,
         ingresses,
@@ -80,6 +81,7 @@ pub async fn apply(
         config_maps: sync.kind(config_maps, &live.config_maps).await?,
         network_policies: sync.kind(network_policies, &live.network_policies).await?,
         services: sync.kind(services, &live.services).await?,
+        stateful_sets: sync.kind(stateful_sets, &live.stateful_sets).await?,
         daemon_sets: sync.kind(daemon_sets, &live.daemon_sets).await?,
         deployments: sync.kind(deployments, &live.deployments).await?,
         disruption_budgets: sync.kind(disruption_budgets, &live.disruption_budgets).await?,
@@ -171,7 +173,8 @@ impl Sync<'_> {
     }
 }
 
-fn failed<K: Resource<DynamicType = ()>>(act: &'static str, object: &K, source: kube::Error) -> Error {
+/// A refusal.
+pub fn failed<K: Resource<DynamicType = ()>>(act: &'static str, object: &K, source: kube::Error) -> Error {
     Error::Refused { act, kind: K::kind(&()).into_owned(), name: object.name_any(), source }
 }
 

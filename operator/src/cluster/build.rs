@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements};
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource as _;
 use openlambda_api::LambdaCluster;
 use openlambda_api::cluster::Resources;
-use openlambda_api::labels::{self, Component};
+use openlambda_api::labels::{self, Component, children};
 
 use super::children::{Children, Prepared};
 use super::validate::ValidCluster;
@@ -20,12 +20,18 @@ mod config;
 mod lard;
 mod network;
 mod pod;
+mod registry;
 #[cfg(test)]
 mod tests;
 
 /// Everything that the cluster is to consist of.
 pub fn build(cluster: &ValidCluster, settings: &Settings) -> Children<Prepared> {
     let config = config::config(cluster);
+    let embedded = cluster.embedded();
+    let registry =
+        embedded.map(|spec| registry::stateful_set(cluster, spec, settings, &config.registry_digest));
+    let mut services = vec![network::agent_service(cluster), network::front_service(cluster)];
+    services.extend(embedded.map(|_| registry::service(cluster)));
     Children {
         service_accounts: access::service_accounts(cluster),
         roles: access::roles(cluster),
@@ -33,7 +39,8 @@ pub fn build(cluster: &ValidCluster, settings: &Settings) -> Children<Prepared> 
         daemon_sets: vec![agent::daemon_set(cluster, settings, &config.worker_digest)],
         deployments: vec![lard::deployment(cluster, settings, &config.balancer_digest)],
         config_maps: vec![config.config_map],
-        services: vec![network::agent_service(cluster), network::front_service(cluster)],
+        services,
+        stateful_sets: registry.into_iter().collect(),
         disruption_budgets: vec![lard::disruption_budget(cluster)],
         network_policies: vec![network::agent_policy(cluster, settings)],
         ingresses: network::ingress(cluster).into_iter().collect(),
@@ -50,6 +57,15 @@ impl ValidCluster {
             labels: Some(self.labels(component)),
             owner_references: Some(vec![self.owner()]),
             ..ObjectMeta::default()
+        }
+    }
+
+    /// The Secret of the embedded registry.
+    pub fn keys(&self, keys: BTreeMap<String, String>) -> Secret {
+        Secret {
+            metadata: self.meta(children::registry(&self.name), Component::Registry),
+            string_data: Some(keys),
+            ..Secret::default()
         }
     }
 

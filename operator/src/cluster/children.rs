@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -33,6 +33,8 @@ pub struct Children<State> {
     pub daemon_sets: Vec<DaemonSet>,
     /// lard.
     pub deployments: Vec<Deployment>,
+    /// The embedded registry, if asked for.
+    pub stateful_sets: Vec<StatefulSet>,
     /// How many replicas of lard may be away.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// Who reaches the agents.

@@ -6,12 +6,11 @@ use std::marker::PhantomData;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt as _};
-use openlambda_api::cluster::HandlerCounts;
 use openlambda_api::{LambdaCluster, labels};
 use serde::de::DeserializeOwned;
 
 use super::children::{Children, Live};
-use crate::context::Context;
+use crate::context::{Context, Seen};
 use crate::failure;
 
 /// A kind could not be listed.
@@ -27,8 +26,8 @@ pub struct Error {
 pub struct Found {
     /// The children that the API server has.
     pub children: Children<Live>,
-    /// Its handlers, as the handler part last counted them.
-    pub handlers: Option<HandlerCounts>,
+    /// What the handler part saw last: how many handlers there are, and what agents say of the registry.
+    pub seen: Option<Seen>,
 }
 
 /// Selects the children of all clusters.
@@ -47,13 +46,14 @@ pub async fn fetch(context: &Context, cluster: &LambdaCluster) -> Result<Found, 
         services: list.of().await?,
         daemon_sets: list.of().await?,
         deployments: list.of().await?,
+        stateful_sets: list.of().await?,
         disruption_budgets: list.of().await?,
         network_policies: list.of().await?,
         ingresses: list.of().await?,
         state: PhantomData,
     };
     let key = (list.namespace(), cluster.name_any());
-    Ok(Found { children, handlers: context.handlers.count(&key) })
+    Ok(Found { children, seen: context.seen.of(&key) })
 }
 
 struct List<'a> {

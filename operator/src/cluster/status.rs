@@ -9,7 +9,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt as _};
-use openlambda_api::cluster::HandlerCounts;
 use openlambda_api::conditions::{self, ConditionReason as Reason, ConditionType as Type, Verdict};
 use openlambda_api::handler::Counts;
 use openlambda_api::{LambdaCluster, LambdaClusterStatus, labels};
@@ -18,7 +17,7 @@ use serde_json::json;
 use super::children::{Children, Live};
 use super::dereference::Found;
 use super::validate::Problem;
-use crate::context::Context;
+use crate::context::{Context, Seen};
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +45,7 @@ pub async fn update(
         Outcome::Applied(live) => live,
         Outcome::Invalid(_) | Outcome::Refused(_) => &found.children,
     };
-    let new = compute(cluster, &old, live, found.handlers.as_ref(), outcome, &Time(Timestamp::now()));
+    let new = compute(cluster, &old, live, found.seen.as_ref(), outcome, &Time(Timestamp::now()));
     if new == old {
         return Ok(());
     }
@@ -116,13 +115,14 @@ fn compute(
     cluster: &LambdaCluster,
     old: &LambdaClusterStatus,
     live: &Children<Live>,
-    handlers: Option<&HandlerCounts>,
+    seen: Option<&Seen>,
     outcome: &Outcome,
     now: &Time,
 ) -> LambdaClusterStatus {
     let agents = agent_counts(live.agents());
     let balancer = balancer_counts(live.lard());
     let mut verdicts = vec![agents_ready(live.agents(), &agents), balancer_ready(live.lard(), &balancer)];
+    verdicts.extend(registry_ready(cluster, old, seen));
     verdicts.extend(ingress_ready(cluster, live.ingresses.first()));
     let verdicts = roll_up(outcome, verdicts);
     LambdaClusterStatus {
@@ -130,7 +130,7 @@ fn compute(
         url: Some(url(cluster, live)),
         agents: Some(agents),
         balancer: Some(balancer),
-        handlers: handlers.or(old.handlers.as_ref()).cloned(),
+        handlers: seen.map(|seen| seen.handlers.clone()).or_else(|| old.handlers.clone()),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         conditions: conditions::next(&old.conditions, &verdicts, cluster.metadata.generation, now),
     }
@@ -142,9 +142,7 @@ fn roll_up(outcome: &Outcome, parts: Vec<Verdict>) -> Vec<Verdict> {
         Outcome::Applied(_) => None,
         Outcome::Invalid(problems) => {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            let all = problems.iter().all(|problem| problem.unsupported);
-            let reason = if all { Reason::NotSupported } else { Reason::InvalidSpec };
-            Some((reason, texts.join("; "), true))
+            Some((Reason::InvalidSpec, texts.join("; "), true))
         }
         Outcome::Refused(error) => Some((Reason::ApplyFailed, error.clone(), false)),
     };
@@ -223,6 +221,21 @@ fn balancer_ready(deployment: Option<&Deployment>, counts: &Counts) -> Verdict {
         return Verdict::no(Type::BalancerReady, Reason::Unavailable, what);
     }
     Verdict::yes(Type::BalancerReady, Reason::AsExpected, what)
+}
+
+/// What agents say of it; before the first look, what was said before.
+fn registry_ready(
+    cluster: &LambdaCluster,
+    old: &LambdaClusterStatus,
+    seen: Option<&Seen>,
+) -> Option<Verdict> {
+    cluster.spec.registry.as_ref()?;
+    if let Some(verdict) = seen.and_then(|seen| seen.registry.clone()) {
+        return Some(verdict);
+    }
+    let before = conditions::find(&old.conditions, Type::RegistryReady);
+    let pending = || Verdict::unknown(Type::RegistryReady, Reason::Pending, "no agent has asked it yet");
+    Some(before.and_then(Verdict::of).unwrap_or_else(pending))
 }
 
 /// Says whether the Ingress has an address. Not every controller publishes one, so Ready does not wait for it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use openlambda_api::LambdaCluster;
-use openlambda_api::cluster::{ImportCacheMode, LambdaClusterSpec, S3};
+use openlambda_api::cluster::{Embedded, ImportCacheMode, LambdaClusterSpec, S3};
 use openlambda_api::schema::{ByteSize, Span};
 use openlambda_config::{Size, durations};
 
@@ -35,6 +35,20 @@ pub struct ValidCluster {
     pub storage: Option<Size>,
     /// Zygotes with packages may hold so much; zero: there are none.
     pub import_cache: Size,
+    /// Which keys the embedded registry has, once there are some.
+    pub registry_keys: Option<String>,
+}
+
+impl ValidCluster {
+    /// Where bundles are, if anywhere.
+    pub fn bucket(&self) -> Option<S3> {
+        self.spec.registry.as_ref()?.bucket(&self.namespace, &self.name)
+    }
+
+    /// The registry inside the cluster, if there is to be one.
+    pub fn embedded(&self) -> Option<&Embedded> {
+        self.spec.registry.as_ref()?.embedded.as_ref()
+    }
 }
 
 /// A thing that is wrong with a spec.
@@ -44,8 +58,6 @@ pub struct Problem {
     pub field: &'static str,
     /// What is wrong and what to do.
     pub message: String,
-    /// Whether it is only this version that cannot do it.
-    pub unsupported: bool,
 }
 
 impl std::fmt::Display for Problem {
@@ -58,7 +70,6 @@ impl std::fmt::Display for Problem {
 pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
     let spec = &cluster.spec;
     let mut check = Check::default();
-    unsupported(spec, &mut check);
     contradictions(spec, &mut check);
     let valid = ValidCluster {
         name: cluster.name_any(),
@@ -69,18 +80,11 @@ pub fn validate(cluster: &LambdaCluster) -> Result<ValidCluster, Vec<Problem>> {
         balancer_queue: check.span("spec.loadBalancer.queue.timeout", &spec.load_balancer.queue.timeout),
         storage: spec.agent.storage.size.as_ref().map(|size| check.size("spec.agent.storage.size", size)),
         import_cache: import_cache(spec, &mut check),
+        registry_keys: None,
         spec: spec.clone(),
     };
     sizes(spec, &mut check);
     if check.problems.is_empty() { Ok(valid) } else { Err(check.problems) }
-}
-
-/// What the API has and this version does not.
-fn unsupported(spec: &LambdaClusterSpec, check: &mut Check) {
-    let without = "is not supported by this version: leave it out";
-    if spec.registry.as_ref().is_some_and(|registry| registry.embedded.is_some()) {
-        check.unsupported("spec.registry.embedded", without);
-    }
 }
 
 /// What the schema's rules say too; an API server that runs without them must not make us do harm.
@@ -89,8 +93,14 @@ fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
     if balancer.load_low_percent >= balancer.load_high_percent {
         check.blame("spec.loadBalancer.loadLowPercent", "must be below loadHighPercent");
     }
-    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
-        bucket(s3, check);
+    if let Some(registry) = &spec.registry {
+        if registry.s3.is_some() == registry.embedded.is_some() {
+            check.blame("spec.registry", "give exactly one of s3 and embedded");
+        }
+        registry.s3.iter().for_each(|s3| bucket(s3, check));
+        if let Some(embedded) = &registry.embedded {
+            check.size("spec.registry.embedded.size", &embedded.size);
+        }
     }
     let path = spec.agent.storage.host_path.as_deref();
     if path
@@ -152,11 +162,7 @@ struct Check {
 
 impl Check {
     fn blame(&mut self, field: &'static str, message: impl Into<String>) {
-        self.problems.push(Problem { field, message: message.into(), unsupported: false });
-    }
-
-    fn unsupported(&mut self, field: &'static str, message: &str) {
-        self.problems.push(Problem { field, message: message.to_owned(), unsupported: true });
+        self.problems.push(Problem { field, message: message.into() });
     }
 
     fn size(&mut self, field: &'static str, text: &ByteSize) -> Size {
@@ -236,15 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_said() {
-        let all = validate(&cluster(
-            "demo",
-            json!({
-                "registry": {"embedded": {}},
-            }),
-        ))
-        .unwrap_err();
-        assert_eq!(all.len(), 1, "{all:#?}");
-        assert!(all.iter().all(|problem| problem.unsupported));
+    fn a_registry_is_one_of_two() {
+        validate(&cluster("demo", json!({"registry": {"embedded": {}}}))).unwrap();
+        for registry in [json!({}), json!({"embedded": {}, "s3": {"bucket": "handlers"}})] {
+            let texts = problems(json!({"registry": registry}));
+            assert_eq!(texts, ["spec.registry: give exactly one of s3 and embedded"]);
+        }
+        let texts = problems(json!({"registry": {"embedded": {"size": "much"}}}));
+        assert!(texts[0].starts_with("spec.registry.embedded.size: \"much\" is no quantity"), "{texts:?}");
     }
 }

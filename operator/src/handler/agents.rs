@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use openlambda_api::state::{Excluded, STATE_PATH};
+use openlambda_api::state::{Excluded, RegistryState, STATE_PATH};
 use openlambda_api::{AgentState, HandlerState, labels};
 
 use crate::context::Key;
@@ -68,12 +68,21 @@ pub struct Agents {
 }
 
 /// An agent and what it said last.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Known {
     /// The pod.
     pub pod: AgentPod,
     /// What it said last; none before its first answer.
     pub states: Option<Arc<States>>,
+    /// What it said last of its registry.
+    pub registry: Option<RegistryState>,
+}
+
+/// What an agent said.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    states: Arc<States>,
+    registry: Option<RegistryState>,
 }
 
 impl Agents {
@@ -113,7 +122,8 @@ impl Agents {
                 Ok(state) => {
                     excluded.extend(state.excluded.into_iter().map(|one| (pod.cluster.clone(), one)));
                     let states = state.handlers.into_iter().map(|handler| (handler.name.clone(), handler));
-                    heard.insert(pod.uid.clone(), Arc::new(states.collect()));
+                    let states = Arc::new(states.collect());
+                    heard.insert(pod.uid.clone(), Said { states, registry: state.registry });
                 }
                 Err(error) => tracing::debug!(%error, "an agent did not say what it has"),
             }
@@ -124,15 +134,20 @@ impl Agents {
     }
 
     /// Keeps the last word of who did not answer and forgets who is gone.
-    fn take(&mut self, pods: &[AgentPod], mut heard: HashMap<String, Arc<States>>) -> bool {
+    fn take(&mut self, pods: &[AgentPod], mut heard: HashMap<String, Said>) -> bool {
         let mut moved = pods.len() != self.known.len();
         let mut next = HashMap::with_capacity(pods.len());
         for pod in pods {
             let old = self.known.remove(&pod.uid);
-            let before = old.as_ref().and_then(|known| known.states.clone());
-            let states = heard.remove(&pod.uid).or_else(|| before.clone());
-            moved |= states != before || old.is_none_or(|known| known.pod != *pod);
-            next.insert(pod.uid.clone(), Known { pod: pod.clone(), states });
+            let new = match (heard.remove(&pod.uid), &old) {
+                (Some(said), _) => {
+                    Known { pod: pod.clone(), states: Some(said.states), registry: said.registry }
+                }
+                (None, Some(old)) => Known { pod: pod.clone(), ..old.clone() },
+                (None, None) => Known { pod: pod.clone(), states: None, registry: None },
+            };
+            moved |= old.is_none_or(|old| old != new);
+            next.insert(pod.uid.clone(), new);
         }
         self.known = next;
         moved
@@ -192,7 +207,7 @@ mod tests {
     #[test]
     fn the_last_word_stands_until_the_pod_is_gone() {
         let mut agents = Agents::new();
-        let said = || HashMap::from([("a".to_owned(), Arc::new(States::new()))]);
+        let said = || HashMap::from([("a".to_owned(), Said::default())]);
         assert!(agents.take(&[pod("a"), pod("b")], said()));
         assert!(!agents.take(&[pod("a"), pod("b")], HashMap::new()), "nothing moved");
         assert!(agents.known["a"].states.is_some() && agents.known["b"].states.is_none());

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use openlambda_api::HandlerState;
-use openlambda_api::conditions::ConditionReason;
+use openlambda_api::conditions::{ConditionReason, Verdict};
 use openlambda_api::labels::{self, Component};
 use openlambda_policy::belonging::{self, Choice};
 
 use super::agents::{Agents, Known};
+use super::registry;
 use super::view::HandlerView;
 use super::watch::Watches;
 use crate::context::Key;
@@ -100,6 +101,14 @@ impl<'a> World<'a> {
     /// All clusters.
     pub fn clusters(&self) -> impl Iterator<Item = &Key> {
         self.clusters.keys()
+    }
+
+    /// What the agents of a cluster say of its registry.
+    pub fn registry(&self, key: &Key) -> Verdict {
+        let agents = self.clusters.get(key).into_iter().flat_map(|cluster| &cluster.agents);
+        registry::verdict(
+            agents.filter_map(|known| Some((known.pod.node.as_str(), known.registry.as_ref()?))),
+        )
     }
 
     /// The cluster that serves a handler, with what there is of it.

@@ -47,6 +47,17 @@ pub async fn serve(directory: &Path, drain: &Drain) -> SocketAddr {
     address
 }
 
+/// A variable of tests/cluster/s3.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(format!("OPENLAMBDA_TEST_S3_{name}")).ok()
+}
+
+/// The bucket of the server that somebody else has written, under the address in a variable.
+pub fn foreign(server: &str) -> Option<S3Config> {
+    let (access, secret) = (variable("ACCESS_KEY")?, variable("SECRET_KEY")?);
+    Some(s3(&variable(server)?, Keys { access, secret: Secret::new(secret) }))
+}
+
 /// One of each kind.
 pub async fn rigs() -> Vec<Rig> {
     let mut all = vec![Rig::directory(), Rig::embedded().await];
@@ -63,23 +74,32 @@ impl Rig {
     }
 
     pub async fn embedded() -> Self {
+        Self::embedded_with_config().await.0
+    }
+
+    /// The same, and how it is reached.
+    pub async fn embedded_with_config() -> (Self, S3Config) {
         let (work, drain) = (tempfile::tempdir().unwrap(), Drain::new());
         let files = work.path().join("store");
         let address = serve(&files, &drain).await;
-        let store = Store::open(&Place::S3(s3(&format!("http://{address}"), keys()))).unwrap();
-        Self { store, files: Some(files), work, drain }
+        let config = s3(&format!("http://{address}"), keys());
+        let store = Store::open(&Place::S3(config.clone())).unwrap();
+        (Self { store, files: Some(files), work, drain }, config)
     }
 
     /// One that somebody else has written.
     fn foreign() -> Option<Self> {
-        let variable = |name: &str| std::env::var(format!("OPENLAMBDA_TEST_S3_{name}")).ok();
-        let (server, access, secret) =
-            (variable("SERVER")?, variable("ACCESS_KEY")?, variable("SECRET_KEY")?);
-        let mut config = s3(&server, Keys { access, secret: Secret::new(secret) });
+        Self::foreign_with_config().map(|(rig, _)| rig)
+    }
+
+    /// The same, and how it is reached.
+    pub fn foreign_with_config() -> Option<(Self, S3Config)> {
+        let mut config = foreign("SERVER")?;
         // Each test has its own part of it.
         config.prefix = format!("test-{}", uuid());
         let work = tempfile::tempdir().unwrap();
-        Some(Self { store: Store::open(&Place::S3(config)).unwrap(), files: None, work, drain: Drain::new() })
+        let store = Store::open(&Place::S3(config.clone())).unwrap();
+        Some((Self { store, files: None, work, drain: Drain::new() }, config))
     }
 
     /// A file that is not there yet.

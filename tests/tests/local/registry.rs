@@ -208,6 +208,28 @@ fn a_registry_that_is_away_is_not_noticed_by_calls_and_said_by_commands() -> Res
     cluster.stop()
 }
 
+/// A worker that starts while the registry is away serves what the one before it served, and finds out what is new later.
+#[test]
+fn a_worker_that_starts_without_the_registry_serves_what_it_had() -> Result<()> {
+    let cluster = with_registry(1, &json!({"registry_cache_ms": 200}))?;
+    cluster.upload("h", &entry(&answers("one")))?;
+    cluster.upload("never", &entry("import nothing_of_this_name")).unwrap_err();
+    for pid in [cluster.registry_pid()?, cluster.worker_pid(0)?] {
+        kill(pid, Signal::SIGKILL)?;
+        cluster.wait_for_worker_end(pid)?;
+    }
+    cluster.start_workers(1)?;
+    ensure!(call(&cluster, "h")? == json!("one"));
+    ensure!(cluster.call("never", &Value::Null)?.status == 503, "it has never served");
+
+    cluster.admin("registry", &["--port", &registry_port(&cluster)?])?;
+    cluster.upload("h", &entry(&answers("two")))?;
+    ensure!(call(&cluster, "h")? == json!("two"));
+    cluster.admin("delete", &["--handler", "h"])?;
+    ensure!(cluster.call("h", &Value::Null)?.status == 404, "it is still there");
+    cluster.stop()
+}
+
 fn registry_port(cluster: &Cluster) -> Result<String> {
     let text = fs::read_to_string(cluster.path().join("config/registry.json"))?;
     let config: Value = serde_json::from_str(&text)?;

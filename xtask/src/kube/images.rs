@@ -48,10 +48,12 @@ pub enum Part {
     Lard,
     /// openlambda-node-agent
     NodeAgent,
+    /// openlambda-registry
+    Registry,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Operator, Self::Lard, Self::NodeAgent];
+    const ALL: [Self; 4] = [Self::Operator, Self::Lard, Self::NodeAgent, Self::Registry];
 
     /// The package without its prefix, and the Dockerfile's name.
     fn name(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Part {
             Self::Operator => "operator",
             Self::Lard => "lard",
             Self::NodeAgent => "node-agent",
+            Self::Registry => "registry",
         }
     }
 

@@ -12,6 +12,7 @@ fn name(cluster: &ValidCluster, component: Component) -> String {
     match component {
         Component::Agent => children::agent(&cluster.name),
         Component::Lard => children::lard(&cluster.name),
+        Component::Registry => children::registry(&cluster.name),
     }
 }
 
@@ -52,6 +53,8 @@ fn rules(component: Component) -> Vec<PolicyRule> {
         Component::Lard => {
             vec![follow(labels::GROUP, "handlers"), follow("discovery.k8s.io", "endpointslices")]
         }
+        // It asks nobody, and is nobody.
+        Component::Registry => Vec::new(),
     }
 }
 

@@ -2,13 +2,11 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
-    PodSpec, PodTemplateSpec, SecretKeySelector, SecurityContext, Volume, VolumeMount,
+    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, PodSpec,
+    PodTemplateSpec, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use openlambda_api::cluster::S3;
 use openlambda_api::labels::{Component, children};
-use openlambda_api::source::SecretRef;
 
 use super::{ValidCluster, pod};
 use crate::settings::Settings;
@@ -22,6 +20,8 @@ const CLEANUP_SECONDS: i64 = 15;
 
 pub(super) fn daemon_set(cluster: &ValidCluster, settings: &Settings, config_digest: &str) -> DaemonSet {
     let spec = &cluster.spec.agent;
+    let mut meta = pod::meta(cluster, Component::Agent, config_digest);
+    pod::note_keys(&mut meta, cluster);
     DaemonSet {
         metadata: cluster.meta(children::agent(&cluster.name), Component::Agent),
         spec: Some(DaemonSetSpec {
@@ -33,10 +33,7 @@ pub(super) fn daemon_set(cluster: &ValidCluster, settings: &Settings, config_dig
                     max_surge: None,
                 }),
             }),
-            template: PodTemplateSpec {
-                metadata: Some(pod::meta(cluster, Component::Agent, config_digest)),
-                spec: Some(pod_spec(cluster, settings)),
-            },
+            template: PodTemplateSpec { metadata: Some(meta), spec: Some(pod_spec(cluster, settings)) },
             ..DaemonSetSpec::default()
         }),
         status: None,
@@ -73,7 +70,7 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
     let certificates = certificates.map(|ca| mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
     let tree = spec.import_cache.tree.as_ref();
     let tree = tree.map(|tree| mounted(TREE, &tree.config_map.name, children::TREE_DIR));
-    let registry = s3(cluster).and_then(|s3| s3.ca.as_ref());
+    let registry = cluster.bucket().and_then(|bucket| bucket.ca);
     let registry = registry.map(|ca| mounted(REGISTRY_CA, &ca.config_map.name, children::REGISTRY_CA_DIR));
     let (volumes, mounts): (Vec<_>, Vec<_>) = certificates.into_iter().chain(tree).chain(registry).unzip();
     container.volume_mounts.get_or_insert_default().extend(mounts);
@@ -105,32 +102,15 @@ fn mounted(name: &str, config_map: &str, folder: &str) -> (Volume, VolumeMount) 
 /// User and password for the package index, and keys for the registry: of the agent's environment, which nothing that it
 /// starts inherits.
 fn credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
-    let variable = |secret: &SecretRef, name: &str, key: &str| EnvVar {
-        name: name.to_owned(),
-        value_from: Some(EnvVarSource {
-            secret_key_ref: Some(SecretKeySelector {
-                name: secret.secret_name.clone(),
-                key: key.to_owned(),
-                optional: None,
-            }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    };
     let mut all = Vec::new();
     if let Some(secret) = &cluster.spec.packages.credentials {
-        all.push(variable(secret, children::INDEX_USERNAME, "username"));
-        all.push(variable(secret, children::INDEX_PASSWORD, "password"));
+        all.push(pod::from_secret(&secret.secret_name, children::INDEX_USERNAME, "username"));
+        all.push(pod::from_secret(&secret.secret_name, children::INDEX_PASSWORD, "password"));
     }
-    if let Some(secret) = s3(cluster).and_then(|s3| s3.credentials.as_ref()) {
-        all.push(variable(secret, children::REGISTRY_ACCESS_KEY, "accessKeyID"));
-        all.push(variable(secret, children::REGISTRY_SECRET_KEY, "secretAccessKey"));
+    if let Some(secret) = cluster.bucket().and_then(|bucket| bucket.credentials) {
+        all.extend(pod::registry_keys(&secret.secret_name));
     }
     all
-}
-
-fn s3(cluster: &ValidCluster) -> Option<&S3> {
-    cluster.spec.registry.as_ref()?.s3.as_ref()
 }
 
 /// A directory of the node that is this cluster's alone, or one that goes with the pod.

@@ -1,4 +1,4 @@
-//! The configuration files of agents and lard, in the formats of `crates/config`.
+//! The configuration files of agents, lard and an embedded registry, in the formats of `crates/config`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use openlambda_config::LIVE_KEYS;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::ValidCluster;
+use super::{ValidCluster, registry};
 
 /// lard gives an agent this much longer than the agent takes at most, so that the agent's own answer arrives.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -26,24 +26,27 @@ pub(super) struct Config {
     pub config_map: ConfigMap,
     pub worker_digest: String,
     pub balancer_digest: String,
+    pub registry_digest: String,
 }
 
 pub(super) fn config(cluster: &ValidCluster) -> Config {
     let (worker, balancer) = (text(&worker(cluster)), balancer(cluster));
+    let registry = text(&registry::file());
     let mut metadata = cluster.meta(children::config(&cluster.name), Component::Agent);
-    // It belongs to both parts.
+    // It belongs to all parts.
     metadata.labels.get_or_insert_default().remove(labels::COMPONENT);
+    let mut files = BTreeMap::from([
+        (children::WORKER_FILE.to_owned(), worker.clone()),
+        (children::BALANCER_FILE.to_owned(), text(&balancer)),
+    ]);
+    if cluster.embedded().is_some() {
+        files.insert(children::REGISTRY_FILE.to_owned(), registry.clone());
+    }
     Config {
+        registry_digest: digest(&registry),
         worker_digest: digest(&worker),
         balancer_digest: digest(&text(&without_live(&balancer))),
-        config_map: ConfigMap {
-            metadata,
-            data: Some(BTreeMap::from([
-                (children::WORKER_FILE.to_owned(), worker),
-                (children::BALANCER_FILE.to_owned(), text(&balancer)),
-            ])),
-            ..ConfigMap::default()
-        },
+        config_map: ConfigMap { metadata, data: Some(files), ..ConfigMap::default() },
     }
 }
 
@@ -90,8 +93,8 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
         file["limits"]["cpu"] = json!(cpu.0);
     }
     put_packages(&mut file, cluster);
-    if let Some(s3) = spec.registry.as_ref().and_then(|registry| registry.s3.as_ref()) {
-        put_registry(&mut file, s3);
+    if let Some(s3) = cluster.bucket() {
+        put_registry(&mut file, &s3);
     }
     file
 }

@@ -2,8 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec,
-    SeccompProfile, SecurityContext, SleepAction, TopologySpreadConstraint,
+    Container, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, SleepAction, TopologySpreadConstraint,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -12,8 +11,6 @@ use openlambda_api::labels::{Component, children};
 use super::{ValidCluster, pod};
 use crate::settings::Settings;
 
-/// Nobody: the user of the image.
-const USER: i64 = 65_532;
 /// Between the end of readiness and SIGTERM: kube-proxies and Ingress controllers learn it meanwhile.
 const BEFORE_TERM_SECONDS: i64 = 5;
 /// Beyond the drain of calls.
@@ -59,25 +56,15 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
         grace: BEFORE_TERM_SECONDS + drain + CLEANUP_SECONDS,
     };
     let container = Container {
-        security_context: Some(locked_down()),
+        security_context: Some(pod::locked_down()),
         lifecycle: Some(Lifecycle { pre_stop: Some(sleep()), ..Lifecycle::default() }),
         startup_probe: Some(pod::probe("/livez", 1, 60)),
         ..pod::container(cluster, settings, &part)
     };
     PodSpec {
         topology_spread_constraints: Some(vec![spread(cluster)]),
-        security_context: Some(nobody()),
+        security_context: Some(pod::nobody()),
         ..pod::spec(cluster, settings, part, container)
-    }
-}
-
-fn nobody() -> PodSecurityContext {
-    PodSecurityContext {
-        run_as_non_root: Some(true),
-        run_as_user: Some(USER),
-        run_as_group: Some(USER),
-        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
-        ..PodSecurityContext::default()
     }
 }
 
@@ -89,15 +76,6 @@ fn spread(cluster: &ValidCluster) -> TopologySpreadConstraint {
         when_unsatisfiable: "ScheduleAnyway".to_owned(),
         label_selector: Some(cluster.selector(Component::Lard)),
         ..TopologySpreadConstraint::default()
-    }
-}
-
-fn locked_down() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-        ..SecurityContext::default()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::settings::{OPERATOR_COMPONENT, Settings};
 /// Namespaces with this label may read the agents' metrics.
 const SCRAPE_LABEL: &str = "openlambda.dev/scrape";
 
-fn port(name: &str, number: i32) -> ServicePort {
+pub(super) fn port(name: &str, number: i32) -> ServicePort {
     ServicePort {
         name: Some(name.to_owned()),
         port: number,

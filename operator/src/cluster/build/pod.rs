@@ -1,11 +1,12 @@
-//! What the pods of agents and of lard have in common.
+//! What the pods of a cluster have in common.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
-    ObjectFieldSelector, PodSpec, Probe, Toleration, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretKeySelector,
+    SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -17,6 +18,8 @@ use crate::settings::Settings;
 
 /// The volume with the configuration.
 const CONFIG: &str = "config";
+/// Nobody: the user of the images of lard and of the registry.
+const USER: i64 = 65_532;
 /// The ports' names, which Services and probes use.
 pub(super) const HTTP: &str = "http";
 pub(super) const ADMIN: &str = "admin";
@@ -33,6 +36,13 @@ pub(super) fn meta(cluster: &ValidCluster, component: Component, config_digest: 
         labels: Some(cluster.labels(component)),
         annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value)).into()),
         ..ObjectMeta::default()
+    }
+}
+
+/// Has other keys of the embedded registry replace the pods.
+pub(super) fn note_keys(meta: &mut ObjectMeta, cluster: &ValidCluster) {
+    if let Some(keys) = &cluster.registry_keys {
+        meta.annotations.get_or_insert_default().insert(labels::REGISTRY_KEYS.to_owned(), keys.clone());
     }
 }
 
@@ -87,12 +97,7 @@ pub(super) fn container(cluster: &ValidCluster, settings: &Settings, part: &Part
         resources: requirements(part.resources),
         liveness_probe: Some(probe("/livez", 10, 6)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
-        volume_mounts: Some(vec![VolumeMount {
-            name: CONFIG.to_owned(),
-            mount_path: children::CONFIG_DIR.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some(vec![config_mount()]),
         ..Container::default()
     }
 }
@@ -134,8 +139,61 @@ fn arguments(cluster: &ValidCluster, file: &str) -> Vec<String> {
     ["kubernetes", "--cluster", &cluster.name, "--config", &file].map(str::to_owned).into()
 }
 
+/// The keys for a registry, from a Secret.
+pub(super) fn registry_keys(secret: &str) -> [EnvVar; 2] {
+    [
+        from_secret(secret, children::REGISTRY_ACCESS_KEY, children::ACCESS_KEY),
+        from_secret(secret, children::REGISTRY_SECRET_KEY, children::SECRET_KEY),
+    ]
+}
+
+/// A variable with a key of a Secret.
+pub(super) fn from_secret(secret: &str, name: &str, key: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: secret.to_owned(),
+                key: key.to_owned(),
+                optional: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+pub(super) fn nobody() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+        ..PodSecurityContext::default()
+    }
+}
+
+pub(super) fn locked_down() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// Where the file is.
+pub(super) fn config_mount() -> VolumeMount {
+    VolumeMount {
+        name: CONFIG.to_owned(),
+        mount_path: children::CONFIG_DIR.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
+}
+
 /// One file of the ConfigMap, so that a pod does not see the other part's.
-fn config_volume(cluster: &ValidCluster, file: &str) -> Volume {
+pub(super) fn config_volume(cluster: &ValidCluster, file: &str) -> Volume {
     Volume {
         name: CONFIG.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
@@ -149,10 +207,15 @@ fn config_volume(cluster: &ValidCluster, file: &str) -> Volume {
 
 /// A probe of the admin port.
 pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    probe_at(ADMIN, path, period, failures)
+}
+
+/// A probe of a port.
+pub(super) fn probe_at(port: &str, path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String(ADMIN.to_owned()),
+            port: IntOrString::String(port.to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),
@@ -168,7 +231,7 @@ pub(super) fn seconds(duration: Duration) -> i64 {
 }
 
 /// The user's choice of nodes, and Linux.
-fn node_selector(chosen: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+pub(super) fn node_selector(chosen: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     let mut all = chosen.clone();
     all.entry("kubernetes.io/os".to_owned()).or_insert_with(|| "linux".to_owned());
     Some(all)

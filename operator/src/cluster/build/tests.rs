@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use openlambda_config::registry::ServerConfig;
 use openlambda_config::{BalancerConfig, WorkerConfig, durations};
 use serde::Serialize;
 use serde_json::json;
@@ -50,6 +51,7 @@ fn everything(children: Children<Prepared>) -> Vec<serde_json::Value> {
         services,
         daemon_sets,
         deployments,
+        stateful_sets,
         disruption_budgets,
         network_policies,
         ingresses,
@@ -63,6 +65,7 @@ fn everything(children: Children<Prepared>) -> Vec<serde_json::Value> {
     add(&mut all, services);
     add(&mut all, daemon_sets);
     add(&mut all, deployments);
+    add(&mut all, stateful_sets);
     add(&mut all, disruption_budgets);
     add(&mut all, network_policies);
     add(&mut all, ingresses);
@@ -192,4 +195,31 @@ fn agents_are_told_where_the_registry_is() {
     {
         assert!(pod.contains(part), "{part} is not in {pod}");
     }
+}
+
+#[test]
+fn an_embedded_registry() {
+    let mut valid = validate(&cluster(
+        "demo",
+        json!({"registry": {"embedded": {
+            "size": "5Gi", "storageClassName": "fast", "resources": {"limits": {"memory": "256Mi"}},
+        }}}),
+    ))
+    .unwrap();
+    valid.registry_keys = Some("uid-of-the-keys".into());
+    let mut children = build(&valid, &settings());
+    insta::assert_yaml_snapshot!(children.stateful_sets);
+    let files = children.config_maps.remove(0).data.unwrap();
+    let file = |name: &str| serde_json::from_str::<serde_json::Value>(&files[name]).unwrap();
+    let server = ServerConfig::from_value(&file("registry.json"), Path::new("/c/registry.json")).unwrap();
+    assert_eq!((server.listen.port(), server.directory.to_str()), (9000, Some("/var/lib/openlambda/store")));
+    let worker = WorkerConfig::from_value(&file("worker.json"), Path::new("/c/worker.json")).unwrap();
+    let place = worker.registry.unwrap().place.to_string();
+    assert_eq!(place, "s3://registry at http://demo-registry.functions.svc:9000");
+    let agent = serde_json::to_string(&children.daemon_sets.remove(0).spec.unwrap().template).unwrap();
+    for part in ["uid-of-the-keys", "\"name\":\"demo-registry\"", "OPENLAMBDA_REGISTRY_ACCESS_KEY"] {
+        assert!(agent.contains(part), "{part} is not in {agent}");
+    }
+    let service = children.services.pop().unwrap();
+    assert_eq!(service.metadata.name.as_deref(), Some("demo-registry"));
 }

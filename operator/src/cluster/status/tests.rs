@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 
 use serde_json::{Value, json};
 
+use openlambda_api::cluster::HandlerCounts;
+
 use super::*;
 use crate::fixtures::cluster;
 
@@ -22,6 +24,7 @@ fn live(agents: Value, lard: Value) -> Children<Live> {
         services: vec![],
         daemon_sets: vec![serde_json::from_value(set).unwrap()],
         deployments: vec![serde_json::from_value(deployment).unwrap()],
+        stateful_sets: vec![],
         disruption_budgets: vec![],
         network_policies: vec![],
         ingresses: vec![],
@@ -86,9 +89,9 @@ fn what_is_missing_is_said() {
 
 #[test]
 fn an_invalid_spec_stalls_and_names_everything() {
-    let problem = |field, unsupported| Problem { field, message: "is bad".into(), unsupported };
+    let problem = |field| Problem { field, message: "is bad".into() };
     let children = live(agents(1, 1), lard(2));
-    let outcome = Outcome::Invalid(vec![problem("spec.a", false), problem("spec.b", true)]);
+    let outcome = Outcome::Invalid(vec![problem("spec.a"), problem("spec.b")]);
     let cluster = cluster("demo", json!({}));
     let status = compute(&cluster, &LambdaClusterStatus::default(), &children, None, &outcome, &at(1));
     assert_eq!(line(&status, Type::Ready), "Ready=False InvalidSpec");
@@ -102,10 +105,9 @@ fn the_same_world_gives_the_same_status_at_any_time() {
     let children = live(agents(2, 2), lard(2));
     let outcome = Outcome::Applied(Box::new(children.clone()));
     let cluster = cluster("demo", json!({}));
-    let counts = HandlerCounts::new(3, 4);
-    let first =
-        compute(&cluster, &LambdaClusterStatus::default(), &children, Some(&counts), &outcome, &at(1));
-    assert_eq!(compute(&cluster, &first, &children, Some(&counts), &outcome, &at(9)), first);
+    let seen = Seen { handlers: HandlerCounts::new(3, 4), registry: None };
+    let first = compute(&cluster, &LambdaClusterStatus::default(), &children, Some(&seen), &outcome, &at(1));
+    assert_eq!(compute(&cluster, &first, &children, Some(&seen), &outcome, &at(9)), first);
     // Before the handlers are counted, the last count stands.
     assert_eq!(compute(&cluster, &first, &children, None, &outcome, &at(9)), first);
 }
@@ -124,4 +126,26 @@ fn urls() {
     let status = status(json!({"ingress": {"host": "f.example.com"}}), children());
     assert_eq!(line(&status, Type::IngressReady), "IngressReady=Unknown NoAddress");
     assert_eq!(line(&status, Type::Ready), "Ready=True AsExpected");
+}
+
+#[test]
+fn the_registry_is_as_ready_as_agents_say() {
+    let cluster = cluster("demo", json!({"registry": {"embedded": {}}}));
+    let children = live(agents(2, 2), lard(2));
+    let outcome = Outcome::Applied(Box::new(children.clone()));
+    let of = |old: &LambdaClusterStatus, seen: Option<&Seen>| {
+        compute(&cluster, old, &children, seen, &outcome, &at(1))
+    };
+    let first = of(&LambdaClusterStatus::default(), None);
+    assert_eq!(line(&first, Type::RegistryReady), "RegistryReady=Unknown Pending");
+    assert_eq!(line(&first, Type::Ready), "Ready=False Pending");
+    let said = |verdict| Seen { handlers: HandlerCounts::new(0, 0), registry: Some(verdict) };
+    let denied = said(Verdict::no(Type::RegistryReady, Reason::RegistryDenied, "it refuses the keys"));
+    let denied = of(&first, Some(&denied));
+    assert_eq!(line(&denied, Type::RegistryReady), "RegistryReady=False RegistryDenied");
+    assert_eq!(denied.conditions[0].message, "it refuses the keys");
+    assert_eq!(of(&denied, None), denied, "an operator that has just started has asked nobody yet");
+    let well = said(Verdict::yes(Type::RegistryReady, Reason::AsExpected, ""));
+    assert_eq!(line(&of(&denied, Some(&well)), Type::Ready), "Ready=True AsExpected");
+    assert!(conditions::find(&status(json!({}), children.clone()).conditions, Type::RegistryReady).is_none());
 }
