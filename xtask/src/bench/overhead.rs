@@ -52,6 +52,7 @@ const fn names(proxy: Proxy) -> Names {
     }
     match proxy {
         Proxy::Lard => named!("lard"),
+        Proxy::LardByLard => named!("lard by LARD"),
         Proxy::Haproxy => named!("haproxy"),
         Proxy::Nginx => named!("nginx"),
     }
@@ -99,6 +100,7 @@ fn targets(report: &mut Report) {
     report.figure(lard.capacity, Bound::AtLeast(45_000.0));
     report.ratio(lard.get, haproxy.get, Bound::None);
     report.ratio(lard.get, nginx.get, Bound::None);
+    report.ratio(names(Proxy::LardByLard).cpu, lard.cpu, Bound::None);
     report.figure(haproxy.added, Bound::None);
     report.figure(nginx.added, Bound::None);
     report.note(format!(

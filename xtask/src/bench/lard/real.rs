@@ -146,7 +146,7 @@ fn live(
     // What was called while packages were installed shall not count as warm.
     cluster.admin("kill", &[] as &[&str])?;
     let workers = cluster.workers(WORKERS, workers[0].port())?;
-    let (folder, _cleanup) = work_folder("bench-real")?;
+    let (folder, _cleanup) = work_folder("bench-real-lard")?;
     let servers: Vec<Value> = workers
         .iter()
         .map(|worker| json!({"Host": "127.0.0.1", "Port": worker.port(), "AdminPort": worker.port() + 1000, "MaxConn": MAX_CONN}))

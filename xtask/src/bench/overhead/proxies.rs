@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use openlambda_policy::balance::PolicyKind;
 use serde_json::json;
 
 use super::super::Bench;
@@ -19,8 +20,10 @@ use crate::ports;
 /// What is measured.
 #[derive(Clone, Copy)]
 pub enum Proxy {
-    /// Ours.
+    /// Ours, with the default policy.
     Lard,
+    /// Ours, with the original's policy.
+    LardByLard,
     /// haproxy.
     Haproxy,
     /// nginx.
@@ -29,12 +32,12 @@ pub enum Proxy {
 
 impl Proxy {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Lard, Self::Haproxy, Self::Nginx];
+    pub const ALL: [Self; 4] = [Self::Lard, Self::LardByLard, Self::Haproxy, Self::Nginx];
 
     /// The name of its program.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Lard => "openlambda-lard",
+            Self::Lard | Self::LardByLard => "openlambda-lard",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
         }
@@ -42,7 +45,7 @@ impl Proxy {
 
     /// Its program: ours as it was built, the others in `PATH`.
     pub fn find(self, bench: &Bench) -> Option<PathBuf> {
-        if matches!(self, Self::Lard) {
+        if matches!(self, Self::Lard | Self::LardByLard) {
             return Some(bench.built.bin.join(self.name()));
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -53,15 +56,16 @@ impl Proxy {
     pub fn start(self, program: &Path, agents: &Agents, folder: &Path) -> Result<Running> {
         let port = ports::free(7079, 1)?;
         let text = match self {
-            Self::Lard => lard(agents, port),
+            Self::Lard => lard(agents, port, PolicyKind::CostAware),
+            Self::LardByLard => lard(agents, port, PolicyKind::Lard),
             Self::Haproxy => haproxy(agents, port),
             Self::Nginx => nginx(agents, port, folder),
         };
-        let file = folder.join(format!("{}.conf", self.name()));
+        let file = folder.join(format!("{}-{port}.conf", self.name()));
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = Command::new(program);
         match self {
-            Self::Lard => command.arg("--config").arg(&file),
+            Self::Lard | Self::LardByLard => command.arg("--config").arg(&file),
             Self::Haproxy => command.arg("-db").arg("-f").arg(&file),
             Self::Nginx => command.arg("-p").arg(folder).arg("-c").arg(&file),
         };
@@ -103,10 +107,10 @@ impl Agents {
     }
 }
 
-fn lard(agents: &Agents, port: u16) -> String {
+fn lard(agents: &Agents, port: u16, policy: PolicyKind) -> String {
     let server = |address: &SocketAddr| json!({"Host": address.ip().to_string(), "Port": address.port()});
     let servers: Vec<_> = agents.addresses.iter().map(server).collect();
-    json!({"Host": "127.0.0.1", "Port": port, "Policy": "LARD", "Servers": servers}).to_string()
+    json!({"Host": "127.0.0.1", "Port": port, "Policy": policy.name(), "Servers": servers}).to_string()
 }
 
 fn haproxy(agents: &Agents, port: u16) -> String {
