@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use openlambda_api::look::Wanted;
 use openlambda_api::{HandlerName, Reason};
@@ -44,6 +45,11 @@ pub const AT_ONCE: usize = 4;
 const COME_BACK: Duration = Duration::from_secs(2);
 /// Who asks without the right token is told what is wanted.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"registry\"");
+
+/// What stands before the token.
+const SCHEME: &[u8] = b"Bearer ";
+/// What an archive that was fetched is called in a working folder.
+const FETCHED: &str = "fetched.tar.gz";
 
 /// The registry, and who may use it.
 pub struct RegistryApi {
@@ -85,9 +91,6 @@ impl RegistryApi {
     }
 }
 
-/// What stands before the token.
-const SCHEME: &[u8] = b"Bearer ";
-
 /// Answers a request for `/registry/…`.
 pub async fn answer(
     gateway: &Gateway,
@@ -96,19 +99,9 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (head, mut incoming) = request.into_parts();
-    let refused = match gateway.registry.get() {
-        None => Some((off(), None)),
-        Some(api) if !api.knows(&head.headers) => Some((stranger(), Some((WWW_AUTHENTICATE, CHALLENGE)))),
-        Some(_) => None,
-    }
-    .or_else(|| {
-        let allowed = allowed(&resource);
-        let is_allowed = allowed.split(", ").any(|verb| verb == head.method.as_str());
-        (!is_allowed)
-            .then(|| (wrong_verb(&head.method, allowed), Some((ALLOW, HeaderValue::from_static(allowed)))))
-    });
-    let (Some(api), None) = (gateway.registry.get(), &refused) else {
-        return refuse(id, refused.unwrap_or_else(|| (off(), None)), &head.headers, &mut incoming).await;
+    let api = match admit(gateway, &resource, &head) {
+        Ok(api) => api,
+        Err(refusal) => return refuse(id, refusal, &head.headers, &mut incoming).await,
     };
     let answered = match (resource, head.method) {
         (Resource::Handler(handler), Method::POST) => {
@@ -140,10 +133,27 @@ impl Answer {
     }
 }
 
+/// Why a request is not even looked at, and the header that says what would do.
+type Refusal = (Failure, Option<(HeaderName, HeaderValue)>);
+
+/// Whether it is on, who asks, and with which verb; in this order, so that strangers learn nothing.
+fn admit<'a>(gateway: &'a Gateway, resource: &Resource, head: &Parts) -> Result<&'a RegistryApi, Refusal> {
+    let api = gateway.registry.get().ok_or_else(|| (off(), None))?;
+    if !api.knows(&head.headers) {
+        return Err((stranger(), Some((WWW_AUTHENTICATE, CHALLENGE))));
+    }
+    let allowed = allowed(resource);
+    if !allowed.split(", ").any(|verb| verb == head.method.as_str()) {
+        let failure = wrong_verb(&head.method, allowed);
+        return Err((failure, Some((ALLOW, HeaderValue::from_static(allowed)))));
+    }
+    Ok(api)
+}
+
 /// A client that sends a body all the same is to see the answer.
 async fn refuse(
     id: &HeaderValue,
-    (failure, header): (Failure, Option<(HeaderName, HeaderValue)>),
+    (failure, header): Refusal,
     headers: &HeaderMap,
     incoming: &mut Incoming,
 ) -> Response<Reply> {
@@ -218,9 +228,6 @@ async fn fetch(api: &RegistryApi, handler: HandlerName) -> Result<(Revision, Wor
     let revision = fetched.map_err(|error| of_store(&error))?.ok_or_else(|| unknown(&handler))?;
     Ok((revision, work))
 }
-
-/// What an archive is called in a working folder.
-const FETCHED: &str = "fetched.tar.gz";
 
 async fn archive(api: &RegistryApi, gateway: &Gateway, handler: HandlerName) -> Result<Answer, Failure> {
     let (_, work) = fetch(api, handler).await?;

@@ -312,8 +312,10 @@ async fn a_registry_that_is_away_is_said_to_be() {
     // A file where the folder was: a disk that is gone.
     fs::remove_dir_all(front.directory.path().join("store")).unwrap();
     fs::write(front.directory.path().join("store"), "").unwrap();
-    let answer = front.ask("POST", "/registry/h", SCRIPT).await;
-    assert!(matches!(answer.status, 500 | 502 | 503), "{}", answer.status);
+    for (method, path) in [("POST", "/registry/h"), ("GET", "/registry/h")] {
+        let (status, reason, message) = front.ask(method, path, SCRIPT).await.error();
+        assert_eq!((status, reason.as_str()), (503, "registry_unavailable"), "{message}");
+    }
     front.nothing_is_left().await;
 }
 

@@ -118,3 +118,15 @@ fn a_registry_that_is_away_or_refuses_is_said_and_calls_go_on() -> Result<()> {
     ensure!(call(&cluster)? == json!("one"));
     cluster.stop()
 }
+
+#[test]
+fn without_a_registry_it_is_not_turned_on() -> Result<()> {
+    let cluster = Cluster::new(&json!({}))?;
+    let refused = cluster.try_admin("load-balancer", &["--registry-api"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("names no registry"), "{said}");
+    ensure!(!cluster.path().join("config/registry_api.token").exists());
+    let config = fs::read_to_string(cluster.path().join("config/load_balancer.json"))?;
+    ensure!(!config.contains("RegistryApi"), "{config}");
+    cluster.stop()
+}
