@@ -111,7 +111,8 @@ pub struct Workers {
     after_help = "Servers in config/load_balancer.json that you wrote stay; an empty list, or one that this \
                         command filled, is filled with the workers of this cluster.\n\n\
                         Examples:\n  admin load-balancer --cluster my-cluster\n  \
-                        admin load-balancer --cluster my-cluster --port 80"
+                        admin load-balancer --cluster my-cluster --port 80\n  \
+                        admin load-balancer --cluster my-cluster --registry-api"
 )]
 pub struct LoadBalancer {
     #[command(flatten)]
@@ -119,6 +120,9 @@ pub struct LoadBalancer {
     /// Its port [default: Port of config/load_balancer.json, which is 7079 at first]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+    /// Take uploads at /registry/<handler> from now on, with a token that is made if there is none
+    #[arg(long)]
+    pub registry_api: bool,
 }
 
 /// Runs one process of the cluster in the foreground

@@ -10,6 +10,8 @@ use crate::args::LoadBalancer;
 use crate::process::{self, State};
 use crate::{cluster, execute, launch, ports};
 
+mod registry_api;
+
 pub fn run(args: &LoadBalancer, out: &mut dyn Write) -> Result<()> {
     let cluster = cluster::open(&args.cluster)?;
     execute::find(execute::BALANCER)?;
@@ -21,7 +23,7 @@ pub fn run(args: &LoadBalancer, out: &mut dyn Write) -> Result<()> {
             live.pid
         );
     }
-    let config = configure(&cluster, args.port)?;
+    let config = configure(&cluster, args)?;
     for (port, change) in [
         (config.port, "choose another with --port"),
         (config.admin_port, "set another AdminPort in config/load_balancer.json"),
@@ -37,6 +39,9 @@ pub fn run(args: &LoadBalancer, out: &mut dyn Write) -> Result<()> {
     let _ =
         writeln!(out, "load balancer pid {} at {} logs to {}", launched.pid(), launched.url, log.display());
     let _ = describe(&config.servers, out);
+    if let Some(api) = &config.registry_api {
+        let _ = registry_api::describe(&config, api, out);
+    }
     Ok(())
 }
 
@@ -47,18 +52,24 @@ fn describe(servers: &[Server], out: &mut dyn Write) -> std::io::Result<()> {
     servers.iter().try_for_each(|s| writeln!(out, "  {} at http://{}:{}", s.name, s.host, s.port))
 }
 
-/// Writes port and servers into the file, and gives the checked result back.
-fn configure(cluster: &ClusterDir, port: Option<u16>) -> Result<BalancerConfig> {
+/// Writes port, servers and what else was asked for into the file, and gives the checked result back.
+fn configure(cluster: &ClusterDir, args: &LoadBalancer) -> Result<BalancerConfig> {
     let path = cluster.config(Process::Balancer);
     let mut value = file::read(&path)?;
     let before = BalancerConfig::from_value(&value, &path)?;
-    if let Some(port) = port {
+    if let Some(port) = args.port {
         value["Port"] = json!(port);
     }
     if filled_by_admin(&before.servers) {
         value["Servers"] = servers(cluster, &value)?;
     }
+    if args.registry_api {
+        registry_api::enable(&mut value);
+    }
     let config = BalancerConfig::from_value(&value, &path)?;
+    if let Some(api) = &config.registry_api {
+        registry_api::prepare(api)?;
+    }
     file::write(&path, &value)?;
     Ok(config)
 }

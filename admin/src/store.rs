@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use openlambda_api::HandlerName;
+use openlambda_api::look::Wanted;
 use openlambda_config::registry::{Keys, Place, Secret};
 use openlambda_config::{ClusterDir, WorkerConfig, file, merge};
 use openlambda_store::{Revision, Store};
@@ -14,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::RegistryArgs;
 use crate::cluster;
-use crate::deploy::{self, Wanted};
+use crate::deploy;
 use crate::kubernetes::{Found, Place as Named, Reach};
 
 /// An open registry.

@@ -19,7 +19,7 @@ pub fn run(args: &Upload, out: &mut dyn Write) -> Result<ExitCode> {
     let opened = store::open(&args.registry)?;
     let packed = Packed::of(&args.file).with_context(|| format!("--file {}", args.file.display()))?;
     if !args.no_check {
-        for note in check::run(packed.unpacked(), &opened.python)? {
+        for note in check::run(packed.unpacked.clone(), &opened.python)? {
             let _ = writeln!(io::stderr(), "admin: {note}");
         }
     }
@@ -43,7 +43,7 @@ fn send(opened: &Opened, args: &Upload, packed: &Packed) -> Result<Uploaded> {
     let bar = progress(packed.bytes);
     let mut arrived = |bytes| bar.set_position(bytes);
     let handler = &args.handler.handler;
-    let uploaded = opened.wait(opened.store.upload(handler, packed.archive(), &packed.digest, &mut arrived));
+    let uploaded = opened.wait(opened.store.upload(handler, &packed.archive, &packed.digest, &mut arrived));
     bar.finish_and_clear();
     Ok(uploaded?)
 }

@@ -87,7 +87,12 @@ pub async fn gather(mut body: Incoming, limit: usize, settings: &Settings) -> Re
     Ok(Gathered { data: data.freeze(), tail: Some(Arc::new(tail)) })
 }
 
-async fn next(body: &mut Incoming, settings: &Settings, end: Instant) -> Result<Option<Bytes>, BodyError> {
+/// The next part of a body, in time.
+pub async fn next(
+    body: &mut Incoming,
+    settings: &Settings,
+    end: Instant,
+) -> Result<Option<Bytes>, BodyError> {
     loop {
         let until = end.min(Instant::now() + settings.body_pause);
         let frame = timeout_at(until, body.frame())

@@ -1,7 +1,7 @@
 //! What all calls share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use openlambda_config::BalancerConfig;
 use openlambda_telemetry::Registry;
@@ -11,6 +11,7 @@ use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::registry::RegistryApi;
 use crate::settings::Settings;
 use crate::targets::Targets;
 
@@ -30,6 +31,8 @@ pub struct Gateway {
     pub limits: Limits,
     /// Whether the end is near: clients are asked to connect elsewhere.
     pub leaving: AtomicBool,
+    /// The registry's API, if it is enabled; set before the first request.
+    pub registry: OnceLock<RegistryApi>,
 }
 
 impl Gateway {
@@ -46,6 +49,7 @@ impl Gateway {
             metrics: Metrics::new(registry)?,
             limits: Limits::default(),
             leaving: AtomicBool::new(false),
+            registry: OnceLock::new(),
             settings,
         }))
     }

@@ -4,7 +4,8 @@
 //! connection ([`connection`]) → route ([`route`]) → body ([`body`], [`tail`]) → admission ([`gate`]) → ranking
 //! ([`targets`]) → attempts ([`proxy`], [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer
 //! ([`reply`], [`tunnel`]). Agents are those of the configuration or of the Kubernetes API ([`kubernetes`]). What they
-//! say of their load comes with their answers, or is asked for ([`report`], [`poll`]).
+//! say of their load comes with their answers, or is asked for ([`report`], [`poll`]). Uploads, if they are enabled, are
+//! not calls, and have their own way ([`registry`]).
 //!
 //! Invariants: a call that may have reached a sandbox is never sent twice, unless its verb is safe or its handler says
 //! that it may; what is counted in (connections, places in the queue) is counted out by a guard's drop, however the
@@ -14,6 +15,7 @@
 
 pub mod admin;
 pub mod agent_stream;
+pub mod ask;
 pub mod body;
 pub mod connection;
 pub mod gate;
@@ -26,6 +28,7 @@ pub mod metrics;
 pub mod moves;
 pub mod poll;
 pub mod proxy;
+pub mod registry;
 pub mod reload;
 pub mod reply;
 pub mod report;

@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use openlambda_config::{BalancerConfig, durations};
 use openlambda_lard::kubernetes::{self, Scope};
+use openlambda_lard::registry::RegistryApi;
 use openlambda_lard::{Gateway, Settings, admin, poll, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
@@ -96,6 +97,17 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
     let drain_timeout = settings.drain_timeout;
     let registry = Registry::new("lard")?;
     let gateway = Gateway::new(config, settings, &registry)?;
+    if let Some(registry_api) = &config.registry_api {
+        if kubernetes.is_some() {
+            bail!(
+                "{}: RegistryApi: not in Kubernetes, where Handlers are the API: remove the key",
+                config.file.display()
+            );
+        }
+        let opened = RegistryApi::open(registry_api).with_context(|| config.file.display().to_string())?;
+        // It is the first.
+        let _ = gateway.registry.set(opened);
+    }
     let listener = server::bind(&config.host, config.port, "Port").await?;
     let address = listener.local_addr()?;
     let admin_listener = server::bind(&config.host, config.admin_port, "AdminPort").await?.into_std()?;

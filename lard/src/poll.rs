@@ -9,27 +9,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use openlambda_api::load::LOAD_PATH;
 use openlambda_policy::balance::{Report, ServerId};
 use openlambda_policy::silence::{Silence, Verdict};
-use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::ask::exchange;
 use crate::gateway::Gateway;
 use crate::report;
 use crate::upstream::Upstream;
 
 /// An answer must have come after this time.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// The longest answer.
-const LONGEST: usize = 16 << 10;
 /// Agents that are asked at a time.
 const AT_ONCE: usize = 16;
 /// How often it is looked who is to be asked.
@@ -123,25 +116,11 @@ async fn ask(address: &(String, u16)) -> io::Result<Report> {
     timeout(PATIENCE, get(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn get((host, port): &(String, u16)) -> io::Result<Report> {
-    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let asking = async move {
-        let request = Request::get(LOAD_PATH).header(HOST, "agent").body(Empty::<Bytes>::new());
-        let answer =
-            sender.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
-        if answer.status() != StatusCode::OK {
-            return Err(io::Error::other(format!("{LOAD_PATH} is answered with {}", answer.status())));
-        }
-        let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(io::Error::other)?;
-        let body = body.to_bytes();
-        let text = std::str::from_utf8(&body).map_err(io::Error::other)?;
-        report::parse(text).ok_or_else(|| io::Error::other("the answer is no load report"))
-    };
-    let mut asking = std::pin::pin!(asking);
-    tokio::select! {
-        report = asking.as_mut() => report,
-        // Its end is the end of the answer, which may have come whole.
-        _ = connection => asking.await,
+async fn get(address: &(String, u16)) -> io::Result<Report> {
+    let (status, body) = exchange(address, Method::GET, LOAD_PATH).await?;
+    if status != StatusCode::OK {
+        return Err(io::Error::other(format!("{LOAD_PATH} is answered with {status}")));
     }
+    let text = std::str::from_utf8(&body).map_err(io::Error::other)?;
+    report::parse(text).ok_or_else(|| io::Error::other("the answer is no load report"))
 }

@@ -16,6 +16,7 @@ use crate::body::BodyError;
 use crate::connection::Stream;
 use crate::gate::Permit;
 use crate::headers::X_REQUEST_ID;
+use crate::registry::Download;
 use crate::targets::InFlight;
 use crate::upstream::Connection;
 
@@ -79,6 +80,9 @@ pub enum RelayError {
     /// The call's time is up.
     #[error("the agent's answer was not complete when the call's time was up")]
     TimedOut,
+    /// A file of this machine cannot be read.
+    #[error("an archive cannot be read: {0}")]
+    File(#[from] std::io::Error),
 }
 
 /// The body of an answer.
@@ -87,13 +91,17 @@ pub enum Reply {
     Text(Option<Bytes>),
     /// Streamed from an agent.
     Relay(Box<Relay>),
+    /// Streamed from a file.
+    Download(Box<Download>),
 }
 
 impl Reply {
     /// Keeps the client's connection from being taken for unused until it is through.
     pub fn hold(&mut self, stream: Stream) {
-        if let Self::Relay(relay) = self {
-            relay._stream = Some(stream);
+        match self {
+            Self::Relay(relay) => relay._stream = Some(stream),
+            Self::Download(download) => download.hold(stream),
+            Self::Text(_) => {}
         }
     }
 
@@ -166,6 +174,7 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Text(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Relay(relay) => relay.poll(cx),
+            Self::Download(download) => download.poll(cx).map(|next| next.map(|part| Ok(Frame::data(part?)))),
         }
     }
 
@@ -173,6 +182,7 @@ impl Body for Reply {
         match self {
             Self::Text(bytes) => bytes.is_none(),
             Self::Relay(relay) => relay.body.is_end_stream(),
+            Self::Download(download) => download.left() == 0,
         }
     }
 
@@ -180,6 +190,7 @@ impl Body for Reply {
         match self {
             Self::Text(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Relay(relay) => relay.body.size_hint(),
+            Self::Download(download) => SizeHint::with_exact(download.left()),
         }
     }
 }

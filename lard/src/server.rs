@@ -21,6 +21,7 @@ use crate::gateway::Gateway;
 use crate::headers::{self, X_REQUEST_ID};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Call};
+use crate::registry;
 use crate::reply::{Failure, Reply};
 use crate::route::{Route, route};
 use crate::tunnel::Upgrade;
@@ -131,6 +132,8 @@ pub async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Inco
     let answered = match route(request.uri().path()) {
         Route::Status => Ok(status(&id)),
         Route::Call(handler) => call(gateway, peer, &id, handler, request).await,
+        // Boxed: what a call takes must not grow with it.
+        Route::Registry(resource) => Ok(Box::pin(registry::answer(gateway, &id, resource, request)).await),
         Route::BadName(error) => Err(Failure::new(Reason::BadName, error.to_string())),
         Route::Unknown => {
             let message = format!(

@@ -38,6 +38,8 @@ mod memory;
 mod packages;
 #[path = "local/registry.rs"]
 mod registry;
+#[path = "local/registry_api.rs"]
+mod registry_api;
 #[path = "local/scaling.rs"]
 mod scaling;
 #[path = "local/soak.rs"]

@@ -2,104 +2,53 @@
 //! once, as every worker will.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use openlambda_bundle::{
-    Digest, MAX_ARCHIVE, Manifest, ORIGINAL, TODAY, Tee, entry, is_gzip, pack, pack_file, unpack,
-};
+use anyhow::{Context, Result};
+use openlambda_bundle::{self as bundle, ORIGINAL, TODAY};
 use tempfile::TempDir;
 
-/// The longest Python file that is a handler by itself.
-const MAX_SCRIPT: u64 = 8 << 20;
-
-/// An archive that is fit to be uploaded.
+/// An archive that is fit to be uploaded; it is gone with this.
 pub struct Packed {
-    work: TempDir,
-    archive: PathBuf,
-    /// Its digest.
-    pub digest: Digest,
-    /// Its length.
-    pub bytes: u64,
+    bundle: bundle::Packed,
+    _work: TempDir,
 }
 
 impl Packed {
     /// Packs what the path names.
     pub fn of(path: &Path) -> Result<Self> {
         let work = tempfile::tempdir().context("no room for temporary files")?;
-        let archive = work.path().join("bundle.tar.gz");
-        let mut out =
-            Tee::new(BufWriter::new(File::create_new(&archive).context("no room for temporary files")?));
-        if path == Path::new("-") {
-            from_stream(&mut io::stdin().lock(), ORIGINAL.0, &mut out)?;
+        let bundle = if path == Path::new("-") {
+            bundle::Packed::stream(&mut io::stdin().lock(), ORIGINAL.0, work.path())?
         } else if fs::metadata(path).context("cannot be read")?.is_dir() {
-            pack(path, &mut out)?;
+            bundle::Packed::directory(path, work.path())?
         } else {
-            from_stream(&mut File::open(path).context("cannot be read")?, name_of(path), &mut out)?;
-        }
-        out.flush().context("cannot be packed")?;
-        let bytes = out.length();
-        ensure!(
-            bytes <= MAX_ARCHIVE,
-            "as an archive it has {} MiB, and {} MiB are allowed: leave out what the handler does not need",
-            bytes >> 20,
-            MAX_ARCHIVE >> 20
-        );
-        let packed = Self { archive, digest: out.finish().1, bytes, work };
-        packed.look_into()?;
-        Ok(packed)
-    }
-
-    /// Unpacks it, within the bounds that hold on every worker.
-    fn look_into(&self) -> Result<()> {
-        let directory = self.unpacked();
-        fs::create_dir(&directory)?;
-        unpack(BufReader::new(File::open(&self.archive)?), &directory)?;
-        let manifest = Manifest::of(&directory)?;
-        if manifest.entrypoint.is_none() {
-            entry(&directory)?;
-        }
-        for note in manifest.notes {
+            bundle::Packed::stream(
+                &mut File::open(path).context("cannot be read")?,
+                name_of(path),
+                work.path(),
+            )?
+        };
+        for note in &bundle.manifest.notes {
             let _ = writeln!(io::stderr(), "admin: {note}");
         }
-        Ok(())
+        Ok(Self { bundle, _work: work })
     }
+}
 
-    /// The archive.
-    pub fn archive(&self) -> &Path {
-        &self.archive
-    }
+impl Deref for Packed {
+    type Target = bundle::Packed;
 
-    /// What is in it.
-    pub fn unpacked(&self) -> PathBuf {
-        self.work.path().join("unpacked")
+    fn deref(&self) -> &Self::Target {
+        &self.bundle
     }
 }
 
 /// A file that has the name of an entry file keeps it.
 fn name_of(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == TODAY.0) { TODAY.0 } else { ORIGINAL.0 }
-}
-
-/// An archive as it is, or a script that becomes one.
-fn from_stream(stream: &mut impl Read, name: &str, out: &mut impl Write) -> Result<()> {
-    let mut start = Vec::new();
-    stream.take(2).read_to_end(&mut start).context("cannot be read")?;
-    if is_gzip(&start) {
-        out.write_all(&start)?;
-        // One byte more is enough to see that it is too long.
-        io::copy(&mut stream.take(MAX_ARCHIVE), out).context("cannot be read")?;
-        return Ok(());
-    }
-    let mut text = start;
-    stream.take(MAX_SCRIPT).read_to_end(&mut text).context("cannot be read")?;
-    if text.len() as u64 > MAX_SCRIPT || std::str::from_utf8(&text).is_err() || text.contains(&0) {
-        bail!("is neither a directory, a .tar.gz, nor a Python file");
-    }
-    ensure!(!text.is_empty(), "is empty");
-    pack_file(name, &text, out)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -119,13 +68,13 @@ mod tests {
         fs::write(&script, "def handler(event): return 1\n").unwrap();
         let one = Packed::of(&directory).unwrap();
         let two = Packed::of(&script).unwrap();
-        let three = Packed::of(one.archive()).unwrap();
+        let three = Packed::of(&one.archive).unwrap();
         assert_eq!((&one.digest, one.bytes), (&two.digest, two.bytes));
         assert_eq!(one.digest, three.digest);
-        assert!(three.unpacked().join("lambda_func.py").is_file());
+        assert!(three.unpacked.join("lambda_func.py").is_file());
         let today = directory.join("f.py");
         fs::write(&today, "def f(event): return 1\n").unwrap();
-        assert!(Packed::of(&today).unwrap().unpacked().join("f.py").is_file());
+        assert!(Packed::of(&today).unwrap().unpacked.join("f.py").is_file());
     }
 
     #[test]

@@ -41,6 +41,10 @@ reasons! {
     BadName 400 "bad_name";
     /// A header or the request itself is malformed.
     BadRequest 400 "bad_request";
+    /// What was uploaded is no bundle that could serve.
+    BadBundle 400 "bad_bundle";
+    /// Who asks has not said who it is, or may not.
+    Unauthorized 401 "unauthorized";
     /// No such handler.
     HandlerNotFound 404 "handler_not_found";
     /// No such path.
@@ -69,6 +73,10 @@ reasons! {
     Internal 500 "internal";
     /// The agent went away during the call.
     AgentUnreachable 502 "agent_unreachable";
+    /// The registry answers, and not with what was asked for: it refuses the keys, or lacks what it should have.
+    RegistryRefused 502 "registry_refused";
+    /// The registry is away.
+    RegistryUnavailable 503 "registry_unavailable";
     /// No agent, or no memory on the node.
     NoCapacity 503 "no_capacity";
     /// The agent is shutting down; another may be tried.

@@ -12,6 +12,7 @@ pub mod headers;
 pub mod labels;
 pub mod limits;
 pub mod load;
+pub mod look;
 pub mod name;
 pub mod packages;
 pub mod schema;

@@ -2,7 +2,7 @@
 //!
 //! [`pack()`] makes one from a directory, always the same bytes of the same content; [`unpack()`] puts one into an
 //! empty directory, within bounds, and refuses what could reach outside of it. [`Digest`] names its bytes.
-//! [`Manifest`] is what an `ol.yaml` in it says.
+//! [`Manifest`] is what an `ol.yaml` in it says. [`Packed`] is what somebody uploads, looked into.
 //!
 //! Everything here blocks, streams, and leaves it to the caller that nothing half-made is visible: write beside,
 //! then rename.
@@ -13,6 +13,7 @@ pub mod manifest;
 mod pack;
 pub mod tree;
 mod unpack;
+mod upload;
 mod writer;
 
 pub use digest::{Digest, InvalidDigest, Tee};
@@ -20,6 +21,7 @@ pub use error::BundleError;
 pub use manifest::Manifest;
 pub use pack::{pack, pack_file};
 pub use unpack::{is_gzip, unpack};
+pub use upload::Packed;
 pub use writer::{Writer, make_directory};
 
 /// The largest archive.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{BundleError, invalid};
 
@@ -19,33 +19,40 @@ const ENTRY_FILE: &str = "OL_ENTRY_FILE";
 const FRAMEWORKS: [&str; 2] = ["OL_WSGI_ENTRY", "OL_ASGI_ENTRY"];
 
 /// What a bundle says of its handler. What it does not say is the worker's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Manifest {
     /// MODULE.FUNCTION, if it names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<String>,
     /// Variables of the environment.
     pub environment: BTreeMap<String, String>,
     /// What one instance and one call may use.
     pub limits: ManifestLimits,
     /// Whether an instance serves more than one call.
+    #[serde(rename = "reuse-sandbox")]
     pub reuse: bool,
     /// What it asks for and does not get.
     pub notes: Vec<String>,
 }
 
 /// Limits in OpenLambda's units.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestLimits {
     /// Memory of one instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_mb: Option<u64>,
     /// Hundredths of a core.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u32>,
     /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub procs: Option<u32>,
     /// Time of one call.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime_sec: Option<u64>,
     /// Of no effect: sandboxes do not swap.
+    #[serde(skip_serializing_if = "Option::is_none")]
     swappiness: Option<u64>,
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::file;
 use crate::problem::ConfigError;
+use crate::registry_api::{self, RegistryApiConfig};
 use crate::section::Section;
 use crate::sizes::Size;
 use crate::values;
@@ -120,6 +121,8 @@ pub struct BalancerConfig {
     pub timeout: Duration,
     /// `DrainTimeout`: calls in flight get so long at shutdown.
     pub drain_timeout: Duration,
+    /// `RegistryApi`: whether it takes uploads; none means that it does not.
+    pub registry_api: Option<RegistryApiConfig>,
 }
 
 impl BalancerConfig {
@@ -196,6 +199,7 @@ fn read(root: &mut Section<'_>, path: &Path) -> BalancerConfig {
         request_limit: root.read("RequestLimit", Size::from_mib(6), values::size_from(Size::from_bytes(1))),
         timeout: root.read("Timeout", Duration::from_secs(35), values::duration),
         drain_timeout: root.read("DrainTimeout", Duration::from_secs(30), values::duration_or_zero),
+        registry_api: registry_api::read(root, path),
     };
     if config.load_low >= config.load_high {
         let message = format!("must be below LoadHigh, which is {}", config.load_high);

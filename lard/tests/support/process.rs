@@ -46,11 +46,20 @@ pub struct Process {
 }
 
 pub async fn start(config: Value) -> Process {
-    let (mut command, file) = command(&with_ports(config));
+    run(command(&with_ports(config))).await
+}
+
+/// Starts what was prepared, and waits until it listens.
+pub async fn run((mut command, file): (Command, NamedTempFile)) -> Process {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line =
-        tokio::time::timeout(LONG, log.next_line()).await.expect("lard says nothing").unwrap().unwrap();
+    let line = loop {
+        let line = tokio::time::timeout(LONG, log.next_line()).await.expect("lard says nothing");
+        let line = line.unwrap().unwrap();
+        if line.contains("address=") {
+            break line;
+        }
+    };
     let field = |name: &str| {
         let value = line.split_whitespace().find_map(|word| word.strip_prefix(name));
         value.unwrap_or_else(|| panic!("no {name} in {line}")).parse().unwrap()

@@ -124,7 +124,7 @@ fn compute(
     let mut verdicts = vec![agents_ready(live.agents(), &agents), balancer_ready(live.lard(), &balancer)];
     verdicts.extend(registry_ready(cluster, old, seen));
     verdicts.extend(ingress_ready(cluster, live.ingresses.first()));
-    let verdicts = roll_up(outcome, verdicts, was_ready(cluster, old));
+    let verdicts = roll_up(outcome, verdicts);
     LambdaClusterStatus {
         observed_generation: cluster.metadata.generation,
         url: Some(url(cluster, live)),
@@ -136,15 +136,8 @@ fn compute(
     }
 }
 
-/// Whether this very spec was Ready before.
-fn was_ready(cluster: &LambdaCluster, old: &LambdaClusterStatus) -> bool {
-    old.observed_generation == cluster.metadata.generation
-        && conditions::find(&old.conditions, Type::Ready).is_some_and(|ready| ready.status == "True")
-}
-
-/// Ready first, then its parts, then kstatus. A spec is not Ready before its registry has answered; who serves already goes on to
-/// without it.
-fn roll_up(outcome: &Outcome, parts: Vec<Verdict>, was_ready: bool) -> Vec<Verdict> {
+/// Ready first, then its parts, then kstatus.
+fn roll_up(outcome: &Outcome, parts: Vec<Verdict>) -> Vec<Verdict> {
     let refused = match outcome {
         Outcome::Applied(_) => None,
         Outcome::Invalid(problems) => {
@@ -153,12 +146,7 @@ fn roll_up(outcome: &Outcome, parts: Vec<Verdict>, was_ready: bool) -> Vec<Verdi
         }
         Outcome::Refused(error) => Some((Reason::ApplyFailed, error.clone(), false)),
     };
-    let counts = |type_| match type_ {
-        Type::IngressReady => false,
-        Type::RegistryReady => !was_ready,
-        _ => true,
-    };
-    let failing = parts.iter().find(|part| counts(part.type_) && !part.holds());
+    let failing = parts.iter().find(|part| part.type_ != Type::IngressReady && !part.holds());
     let ready = match (&refused, failing) {
         (Some((reason, message, _)), _) => Verdict::no(Type::Ready, *reason, message),
         (None, Some(part)) => Verdict::no(Type::Ready, part.reason, &part.message),
