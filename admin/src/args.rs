@@ -120,7 +120,7 @@ pub struct LoadBalancer {
     /// Its port [default: Port of config/load_balancer.json, which is 7079 at first]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Take uploads at /registry/<handler> from now on, with a token that is made if there is none
+    /// Take uploads at /registry/HANDLER from now on, with a token that is made if there is none
     #[arg(long)]
     pub registry_api: bool,
 }
