@@ -106,7 +106,14 @@ impl Directory {
             Look::Stale => match tokio::time::timeout(PATIENCE, stage(functions, &function)).await {
                 Ok(Ok(revision)) => Ok((function, revision)),
                 Ok(Err(NoFunction::Tree(_, TreeError::Missing(_)))) => Err(forget(functions, &function)),
-                Ok(Err(error)) => Err(error),
+                Ok(Err(error)) => match place.unchanged() {
+                    // It cannot be looked at closely, for want of room on the disk as a rule: no reason to stop what serves.
+                    Some(revision) if matches!(&error, NoFunction::Tree(_, tree) if tree.is_ours()) => {
+                        tracing::warn!(handler = name, %error, "serves what it did");
+                        Ok((function, revision))
+                    }
+                    _ => Err(error),
+                },
                 Err(_) => Err(NoFunction::Installing(parse(name)?)),
             },
         }
@@ -173,6 +180,13 @@ impl Place {
     /// Whether there is nothing any more. Blocking.
     pub fn is_gone(&self) -> bool {
         Stamp::of(&self.entry).is_err_and(|error| TreeError::io(&self.entry, error).is_missing())
+    }
+
+    /// The revision that serves, if the entry file is still the one that it was made of.
+    fn unchanged(&self) -> Option<Arc<Revision>> {
+        let entry = Stamp::of(&self.entry).ok()?;
+        let looked = self.looked.lock();
+        looked.revision.clone().filter(|_| looked.entry == Some(entry))
     }
 
     /// Looks whether the registry has what is served: one system call, and every [`LOOK_EVERY`] some more.
