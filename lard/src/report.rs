@@ -40,10 +40,14 @@ pub fn parse(text: &str) -> Option<Report> {
     })
 }
 
-/// What it does not say is as usual.
+/// A cost over this is none: no call may take so long, and what policies make of costs must stay a time.
+const MOST: Duration = Duration::from_secs(86_400);
+
+/// What it does not say, or cannot mean, is as usual.
 fn costs(slots: u32, said: openlambda_api::load::Costs) -> Costs {
     let or = |millis: Option<f64>, usual| {
-        millis.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(usual)
+        let time = millis.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+        time.filter(|time| *time <= MOST).unwrap_or(usual)
     };
     let usual = Costs::default();
     Costs {
@@ -64,8 +68,10 @@ mod tests {
     #[test]
     fn costs_are_complete_once_slots_are_said() {
         assert_eq!(parse("TEXT named_metrics.call_ms=5").unwrap().costs, None);
-        let said =
-            parse("TEXT named_metrics.slots=2, named_metrics.call_ms=5.5, named_metrics.fork_ms=1e300");
+        // Centuries are a time, but no cost: multiplied they would be none.
+        let said = parse(
+            "TEXT named_metrics.slots=2, named_metrics.call_ms=5.5, named_metrics.fork_ms=1e300, named_metrics.import_ms=1e20",
+        );
         let expected = Costs { slots: 2, call: Duration::from_micros(5500), ..Costs::default() };
         assert_eq!(said.unwrap().costs, Some(expected));
     }

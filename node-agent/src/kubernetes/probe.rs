@@ -100,7 +100,7 @@ mod tests {
                 watching.abort();
                 return state;
             }
-            // The watch has a task of its own.
+            // Between two looks: the watch has a task of its own.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

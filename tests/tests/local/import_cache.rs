@@ -416,6 +416,7 @@ fn a_handler_that_loads_for_too_long_times_out() -> Result<()> {
     handler(&cluster, "first", "light\n", "light", "light.VALUE")?;
     until("a Zygote", || Ok(is_hit(&call(&cluster, "first")?).then_some(())))?;
     cluster.file("hangs", "requirements.txt", "light\n")?;
+    // It sleeps for longer than a call may take.
     cluster.handler("hangs", "import light, time\ntime.sleep(3)\ndef handler(event):\n    return 1\n")?;
     let response = until("the packages", || {
         let response = cluster.call("hangs", &Value::Null)?;

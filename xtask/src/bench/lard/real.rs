@@ -98,6 +98,7 @@ fn deploy(cluster: &LocalCluster) -> Result<()> {
         let (packages, modules) = SETS[set(number)];
         let folder = cluster.directory().join(format!("registry/f{number}"));
         fs::create_dir_all(&folder)?;
+        // The sleep is the handler's work: as long as the simulation's, and of no CPU.
         let source = format!(
             "import time, {modules}\ndef handler(event):\n    time.sleep(event / 1000)\n    return {number}\n"
         );
