@@ -43,19 +43,18 @@ pub fn parse(text: &str) -> Option<Report> {
 /// A cost over this is none: no call may take so long, and what policies make of costs must stay a time.
 const MOST: Duration = Duration::from_secs(86_400);
 
-/// What it does not say, or cannot mean, is as usual.
+/// What it cannot mean it does not say.
 fn costs(slots: u32, said: openlambda_api::load::Costs) -> Costs {
-    let or = |millis: Option<f64>, usual| {
+    let time = |millis: Option<f64>| {
         let time = millis.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
-        time.filter(|time| *time <= MOST).unwrap_or(usual)
+        time.filter(|time| *time <= MOST)
     };
-    let usual = Costs::default();
     Costs {
         slots,
-        call: or(said.call_ms, usual.call),
-        fork: or(said.fork_ms, usual.fork),
-        import: or(said.import_ms, usual.import),
-        kept: said.kept.unwrap_or(usual.kept),
+        call: time(said.call_ms),
+        fork: time(said.fork_ms),
+        import: time(said.import_ms),
+        kept: said.kept,
     }
 }
 
@@ -72,7 +71,7 @@ mod tests {
         let said = parse(
             "TEXT named_metrics.slots=2, named_metrics.call_ms=5.5, named_metrics.fork_ms=1e300, named_metrics.import_ms=1e20",
         );
-        let expected = Costs { slots: 2, call: Duration::from_micros(5500), ..Costs::default() };
+        let expected = Costs { slots: 2, call: Some(Duration::from_micros(5500)), ..Costs::default() };
         assert_eq!(said.unwrap().costs, Some(expected));
     }
 

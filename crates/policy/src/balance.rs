@@ -16,6 +16,7 @@ mod lard_replicated;
 mod least_loaded;
 mod power_of_two;
 mod round_robin;
+mod usual;
 
 use std::sync::Arc;
 
@@ -104,31 +105,19 @@ pub struct Zygote {
     pub import: Time,
 }
 
-/// What calls cost at a server. The default is what is assumed of one that does not say.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What calls cost at a server, as far as it has measured it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Costs {
     /// Calls that it serves at once before one waits.
     pub slots: u32,
     /// How long a call holds its slot.
-    pub call: Time,
+    pub call: Option<Time>,
     /// What a start from a Zygote that has the packages adds.
-    pub fork: Time,
+    pub fork: Option<Time>,
     /// What a start adds for which the packages are imported first.
-    pub import: Time,
+    pub import: Option<Time>,
     /// Of the calls of handlers that ran there before, the share that found an instance, 0 to 1.
-    pub kept: f64,
-}
-
-impl Default for Costs {
-    fn default() -> Self {
-        Self {
-            slots: 64,
-            call: Time::from_millis(20),
-            fork: Time::from_millis(3),
-            import: Time::from_millis(150),
-            kept: 1.0,
-        }
-    }
+    pub kept: Option<f64>,
 }
 
 /// Why a key left its server, or got one more.

@@ -174,10 +174,10 @@ fn said(report: &Report, queued: u64) -> LoadReport {
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
     let costs = report.costs.map(|costs| Costs {
         slots: Some(costs.slots),
-        call_ms: Some(millis(costs.call)),
-        fork_ms: Some(millis(costs.fork)),
-        import_ms: Some(millis(costs.import)),
-        kept: Some(costs.kept),
+        call_ms: costs.call.map(millis),
+        fork_ms: costs.fork.map(millis),
+        import_ms: costs.import.map(millis),
+        kept: costs.kept,
     });
     let zygotes = report.zygotes.iter().flat_map(|all| all.iter());
     let zygotes = zygotes.map(|one| Zygote { set: one.set, import_ms: millis(one.import) as u32 }).collect();

@@ -96,7 +96,8 @@ fn a_handler_with_packages_starts_from_a_zygote_at_its_first_call() -> Result<()
     await_zygotes(&release, &["slow-1.0"])?;
     let began = Instant::now();
     ensure!(release.call("h", &json!(null))?.ok()? == json!("slow"));
-    ensure!(began.elapsed() < SLOW / 4, "the first call took {:?}", began.elapsed());
+    // Without a Zygote it would have taken all of that, and more.
+    ensure!(began.elapsed() < SLOW, "the first call took {:?}", began.elapsed());
 
     // One that no Zygote can hold serves all the same, and its Handler is told why it starts slowly.
     let code = "import breaks\ndef handler(event):\n    return 7\n";

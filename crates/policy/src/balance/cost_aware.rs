@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 
 use super::fleet::{Fitness, ServerState};
+use super::usual::Usual;
 use super::{Balance, Choice, Costs, Fleet, Key, Known, Label, MoveReason, PolicyKind, Ranking, ServerId};
 use crate::Time;
 
@@ -26,6 +27,10 @@ const IMPORT: f64 = 3.0;
 /// Where calls wait already a start counts for so many, and for so many times as many as calls wait per slot: all of them
 /// wait for it too. Without the latter a fleet that has fallen behind once spends all its time on starts, and stays so.
 const BUSY: f64 = 4.0;
+/// What a server says of a start is taken for what all say unless it is so many times as much, or as little. Servers
+/// measure a little differently, and a new one has measured nothing: without this the one whose number is the least
+/// would get the first call of every handler, and another none.
+const ALIKE: f64 = 2.0;
 
 /// Spills when to wait costs more than to start.
 #[derive(Debug)]
@@ -46,8 +51,8 @@ struct Question<'a> {
     packages: Option<u64>,
     handler_homes: &'a [(ServerId, Time)],
     packages_homes: &'a [(ServerId, Time)],
-    /// For servers that do not say what calls cost.
-    usual: Costs,
+    /// Of servers that do not say what calls cost.
+    usual: &'a Usual,
     /// What the import of these packages costs, if a server says so that has them.
     import: Option<Time>,
 }
@@ -64,19 +69,23 @@ impl Question<'_> {
 
     /// How long a call would take to begin at a server.
     fn price(&self, state: &ServerState, calls: f64) -> Time {
-        let costs = state.costs().unwrap_or(self.usual);
+        let (said, usual) = (state.costs(), self.usual);
+        let Costs { call, fork, import, kept, .. } = said.unwrap_or_default();
         let calls = calls / state.share(self.now);
-        let slots = f64::from(costs.slots.max(1));
+        let slots = said.map_or(usual.slots, |costs| f64::from(costs.slots.max(1)));
         let before = (calls + 1.0 - slots).max(0.0);
-        let wait = costs.call.mul_f64(before / slots);
+        let wait = call.unwrap_or(usual.call).mul_f64(before / slots);
         let busy = BUSY * (before / slots).max(1.0);
-        let (fork, import) = if before > 0.0 { (busy, busy) } else { (1.0, IMPORT) };
+        let waits = before > 0.0;
         let start = match self.is_fork(state) {
-            true => costs.fork.mul_f64(fork),
-            false => self.import.unwrap_or(costs.import).mul_f64(import),
+            true => alike(fork, usual.fork).mul_f64(if waits { busy } else { 1.0 }),
+            false => {
+                let import = self.import.unwrap_or_else(|| alike(import, usual.import));
+                import.mul_f64(if waits { busy } else { IMPORT })
+            }
         };
         match used(self.handler_homes, state) {
-            Some(_) => wait + start.mul_f64(1.0 - costs.kept.clamp(0.0, 1.0)),
+            Some(_) => wait + start.mul_f64(1.0 - kept.unwrap_or(usual.kept).clamp(0.0, 1.0)),
             None => wait + start,
         }
     }
@@ -87,22 +96,10 @@ fn used(homes: &[(ServerId, Time)], state: &ServerState) -> Option<Time> {
     homes.iter().find(|(id, _)| *id == state.server.id).map(|(_, used)| *used)
 }
 
-/// The mean of what servers say.
-fn usual(fleet: &Fleet) -> Costs {
-    let said = || fleet.states().iter().filter_map(ServerState::costs);
-    let count = u32::try_from(said().count()).unwrap_or(u32::MAX);
-    if count == 0 {
-        return Costs::default();
-    }
-    let mean = |of: fn(Costs) -> Time| said().map(of).sum::<Time>() / count;
-    let slots: u64 = said().map(|costs| u64::from(costs.slots)).sum();
-    Costs {
-        slots: u32::try_from(slots / u64::from(count)).unwrap_or(u32::MAX),
-        call: mean(|costs| costs.call),
-        fork: mean(|costs| costs.fork),
-        import: mean(|costs| costs.import),
-        kept: said().map(|costs| costs.kept).sum::<f64>() / f64::from(count),
-    }
+/// What one server says that a start costs, or what is usual if that is about the same.
+fn alike(said: Option<Time>, usual: Time) -> Time {
+    let differs = |said: &Time| *said > usual.mul_f64(ALIKE) || usual > said.mul_f64(ALIKE);
+    said.filter(differs).unwrap_or(usual)
 }
 
 impl Balance for CostAware {
@@ -138,7 +135,7 @@ impl Balance for CostAware {
             packages: key.packages,
             handler_homes: of(handler),
             packages_homes: of(affinity),
-            usual: usual(fleet),
+            usual: fleet.usual(),
             import: key.packages.and_then(|packages| fleet.import(packages)),
         };
         let calls = fleet.calls(now);

@@ -6,6 +6,7 @@
 //! - One that failed is set aside, then probed with one call at a time until one succeeds.
 //! - One that is mute (it does not say a word when it is asked) is set aside until it says something.
 
+use super::usual::Usual;
 use super::{Costs, Report, Server, ServerId};
 use crate::Time;
 use crate::backoff::Backoff;
@@ -168,6 +169,8 @@ fn weight(age: Time) -> f64 {
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     states: Vec<ServerState>,
+    /// Made anew when a server says other costs: most reports repeat them.
+    usual: Usual,
 }
 
 impl Fleet {
@@ -237,6 +240,11 @@ impl Fleet {
         self.states.iter().filter_map(|state| state.import(packages)).max()
     }
 
+    /// What calls cost at most of the servers.
+    pub(super) fn usual(&self) -> &Usual {
+        &self.usual
+    }
+
     pub(super) fn set(&mut self, servers: Vec<Server>, now: Time) {
         let mut old = std::mem::take(&mut self.states);
         let others = !old.is_empty();
@@ -256,6 +264,7 @@ impl Fleet {
             }
             self.states.push(state);
         }
+        self.usual = Usual::new(&self.states);
     }
 
     pub(super) fn begin(&mut self, id: ServerId) {
@@ -285,7 +294,11 @@ impl Fleet {
             let newest = if state.report.is_some() { SMOOTH } else { 1.0 };
             state.foreign += newest * (foreign - state.foreign);
             state.say(now);
+            let before = state.costs();
             state.report = Some((report, now));
+            if state.costs() != before {
+                self.usual = Usual::new(&self.states);
+            }
         }
     }
 

@@ -169,10 +169,10 @@ impl Agent {
             inflight: self.calls() as u32,
             costs: Some(Costs {
                 slots: self.slots,
-                call: time(self.call),
-                fork: time(self.fork),
-                import: time(self.import),
-                kept: self.kept,
+                call: Some(time(self.call)),
+                fork: Some(time(self.fork)),
+                import: Some(time(self.import)),
+                kept: Some(self.kept),
             }),
             zygotes: Some(
                 self.digests.iter().map(|set| Zygote { set: *set, import: time(self.import) }).collect(),

@@ -10,8 +10,8 @@ fn zygotes(sets: &[u64], import: u64) -> Option<std::sync::Arc<[Zygote]>> {
 }
 
 fn costs(sets: &[u64]) -> Report {
-    let ms = Time::from_millis;
-    let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100), kept: 1.0 };
+    let ms = |ms| Some(Time::from_millis(ms));
+    let costs = Costs { slots: 2, call: ms(20), fork: ms(3), import: ms(100), kept: Some(1.0) };
     Report { costs: Some(costs), zygotes: zygotes(sets, 100), ..Report::default() }
 }
 
@@ -59,7 +59,7 @@ fn a_home_counts_for_as_much_as_is_kept_there() {
         let mut policy = policy(PolicyKind::CostAware, 2, None);
         let with = |sets: &[u64], kept| {
             let report = costs(sets);
-            let costs = report.costs.map(|costs| Costs { kept, ..costs });
+            let costs = report.costs.map(|costs| Costs { kept: Some(kept), ..costs });
             Report { costs, ..report }
         };
         policy.failed(ServerId(1), NOW);
@@ -131,8 +131,24 @@ fn a_home_that_was_not_used_for_a_minute_is_given_up_but_not_the_last() {
     assert_eq!(ranking.choice, Choice::Kept);
 }
 
+/// The prices of starts: 3 ms, about that, nothing measured yet, and far more.
 #[test]
-fn servers_that_say_no_prices_are_taken_for_the_mean() {
+fn servers_that_measure_about_the_same_share_what_is_new() {
+    let mut policy = policy(PolicyKind::CostAware, 4, None);
+    for (server, fork) in [(0, Some(3)), (1, Some(4)), (2, None), (3, Some(30))] {
+        let report = costs(&[]);
+        let costs = report.costs.map(|costs| Costs { fork: fork.map(Time::from_millis), ..costs });
+        observe(&mut policy, server, Report { costs, ..report });
+    }
+    let mut firsts = [0; 4];
+    for handler in 0..300 {
+        firsts[first(&mut policy, &handler.to_string()).0 as usize] += 1;
+    }
+    assert!(firsts[..3].iter().all(|count| *count > 60) && firsts[3] == 0, "{firsts:?}");
+}
+
+#[test]
+fn servers_that_say_no_prices_are_taken_for_the_median() {
     let mut policy = policy(PolicyKind::CostAware, 2, None);
     observe(&mut policy, 0, costs(&[]));
     let (home, _) = first(&mut policy, "f");

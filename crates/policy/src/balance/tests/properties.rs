@@ -57,7 +57,13 @@ impl Model {
             Event::Observe(server, cpu, inflight) => {
                 let ms = Time::from_millis;
                 let zygotes = Some([Zygote { set: inflight.into(), import: ms(cpu as u64) }].into());
-                let costs = Costs { slots: inflight, call: ms(20), fork: ms(3), import: ms(150), kept: 1.0 };
+                let costs = Costs {
+                    slots: inflight,
+                    call: Some(ms(20)),
+                    fork: Some(ms(3)),
+                    import: Some(ms(150)),
+                    kept: Some(1.0),
+                };
                 let costs = (inflight % 2 == 0).then_some(costs);
                 let report = Report { cpu, memory: 0.5, inflight, costs, zygotes };
                 self.policy.observe(ServerId(server), Some(report), self.now);
