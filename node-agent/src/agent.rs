@@ -156,8 +156,9 @@ impl Agent {
                 let (running, waiting) =
                     function.serving().map_or((0, 0), |revision| revision.gate.counts());
                 let packages = function.serving().map(|revision| locked(&revision.packages)).unwrap_or_default();
+                let split = function.split().iter().map(ToString::to_string).collect::<Vec<_>>();
                 json!({
-                    "name": &*function.name, "digest": function.digest(), "running": running, "waiting": waiting,
+                    "name": &*function.name, "revision": &function.part, "split": split, "digest": function.digest(), "running": running, "waiting": waiting,
                     "packages": packages, "trouble": function.trouble(),
                 })
             })

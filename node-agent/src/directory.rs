@@ -265,7 +265,7 @@ impl Place {
             }
             _ => {
                 let revision = functions.revision(function, bundle, functions.defaults.clone(), packages);
-                function.install(Arc::clone(&revision));
+                function.install(Some(Arc::clone(&revision)), Vec::new());
                 revision
             }
         };

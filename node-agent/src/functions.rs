@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use openlambda_api::HandlerName;
 use openlambda_api::name::InvalidName;
 use openlambda_bundle::tree::{ENTRY_FILE, TreeError};
+use openlambda_policy::split;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -105,13 +106,26 @@ pub struct Function {
     pub metrics: HandlerMetrics,
     /// Where it is, if that is a directory.
     pub place: Option<Place>,
+    /// The former revision of a handler that it is, if it answers a part of that handler's calls.
+    pub part: Option<Box<str>>,
     current: Mutex<Current>,
     changed: Notify,
+}
+
+/// A part of a handler's calls.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// How many of a hundred.
+    pub percent: u32,
+    /// Who answers them; none: the handler's own revision.
+    pub function: Option<Arc<Function>>,
 }
 
 #[derive(Debug, Default)]
 struct Current {
     revision: Option<Arc<Revision>>,
+    /// Who answers which calls, if not the revision all of them.
+    split: Vec<Part>,
     /// Why there is none, if that is known.
     failure: Option<Failure>,
 }
@@ -130,17 +144,19 @@ impl Functions {
         Self { source, bundles, gates, defaults, installer, metrics, known, next }
     }
 
-    /// The handler of this name with the revision that serves.
-    pub async fn get(self: &Arc<Self>, name: &str) -> Result<(Arc<Function>, Arc<Revision>), NoFunction> {
+    /// Who answers the call of this name and id, with the revision that serves.
+    pub async fn get(
+        self: &Arc<Self>,
+        name: &str,
+        request_id: &str,
+    ) -> Result<(Arc<Function>, Arc<Revision>), NoFunction> {
         let known = self.known.read().get(name).cloned();
         match &self.source {
             Source::Directory(directory) => directory.get(self, known, name).await,
             Source::Registry(registry) => registry.get(self, known, name).await,
-            Source::Pushed => match known {
-                Some(function) => {
-                    let revision = function.await_revision().await?;
-                    Ok((function, revision))
-                }
+            // A part has no name of its own.
+            Source::Pushed => match known.filter(|function| function.part.is_none()) {
+                Some(function) => function.await_revision(request_id).await,
                 None => Err(NoFunction::NotApplied(HandlerName::parse(name)?)),
             },
         }
@@ -178,20 +194,37 @@ impl Functions {
 
     /// The handler of this name, which is known from now on.
     pub fn declare(&self, name: &HandlerName, place: Option<Place>) -> Arc<Function> {
+        self.known_as(name.as_str().into(), None, place)
+    }
+
+    /// What answers the calls of `handler` that a former revision of it gets.
+    pub fn declare_part(&self, handler: &Function, revision: &str) -> Arc<Function> {
+        self.known_as(Arc::clone(&handler.name), Some(revision.into()), None)
+    }
+
+    fn known_as(&self, name: Arc<str>, part: Option<Box<str>>, place: Option<Place>) -> Arc<Function> {
         let mut known = self.known.write();
-        let function = known.entry(name.as_str().into()).or_insert_with(|| {
+        let function = known.entry(id(&name, part.as_deref())).or_insert_with(|| {
             Arc::new(Function {
-                name: name.as_str().into(),
                 busy: Busy::default(),
                 warmth: Warmth::default(),
                 key: self.next.fetch_add(1, Ordering::Relaxed),
-                metrics: self.metrics.handler(name.as_str()),
+                metrics: self.metrics.handler(&name),
+                name,
                 place,
+                part,
                 current: Mutex::default(),
                 changed: Notify::new(),
             })
         });
         Arc::clone(function)
+    }
+
+    /// What answers parts of a handler's calls.
+    pub fn parts(&self, handler: &Function) -> Vec<Arc<Function>> {
+        let known = self.known.read();
+        let is_part = |one: &&Arc<Function>| one.part.is_some() && one.name == handler.name;
+        known.values().filter(is_part).cloned().collect()
     }
 
     /// A revision of a handler that is not the one that serves yet.
@@ -209,8 +242,9 @@ impl Functions {
     /// Forgets a handler: the next call finds none.
     pub fn remove(&self, function: &Arc<Function>) {
         let mut known = self.known.write();
-        if known.get(&*function.name).is_some_and(|known| Arc::ptr_eq(known, function)) {
-            known.remove(&*function.name);
+        let id = function.id();
+        if known.get(&id).is_some_and(|known| Arc::ptr_eq(known, function)) {
+            known.remove(&id);
         }
         drop(known);
         // Instances that are out on a call find that they serve nobody any more.
@@ -225,19 +259,48 @@ impl Functions {
 
     /// Whether the handler is still known.
     fn knows(&self, function: &Arc<Function>) -> bool {
-        self.known.read().get(&*function.name).is_some_and(|known| Arc::ptr_eq(known, function))
+        self.known.read().get(&function.id()).is_some_and(|known| Arc::ptr_eq(known, function))
     }
 
     /// A revision serves from now on, unless the handler has been removed meanwhile.
     pub fn install(&self, function: &Arc<Function>, revision: Arc<Revision>) {
-        function.install(revision);
+        self.install_split(function, Some(revision), Vec::new());
+    }
+
+    /// A revision and those that answer parts of the calls serve from now on, unless the handler has been removed
+    /// meanwhile.
+    pub fn install_split(&self, function: &Arc<Function>, own: Option<Arc<Revision>>, split: Vec<Part>) {
+        function.install(own, split);
         if !self.knows(function) {
             *function.current.lock() = Current::default();
         }
     }
 }
 
+/// What a function is known by. No name of a handler has an `@`.
+fn id(name: &str, part: Option<&str>) -> Box<str> {
+    part.map_or_else(|| name.into(), |part| format!("{name}@{part}").into())
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |part: &Self| (part.percent, part.function.as_ref().map(Arc::as_ptr));
+        of(self) == of(other)
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = self.function.as_ref().and_then(|function| function.part.as_deref());
+        write!(f, "{} {} %", part.unwrap_or("its own"), self.percent)
+    }
+}
+
 impl Function {
+    fn id(&self) -> Box<str> {
+        id(&self.name, self.part.as_deref())
+    }
+
     /// The revision that serves.
     pub fn serving(&self) -> Option<Arc<Revision>> {
         self.current.lock().revision.clone()
@@ -254,11 +317,13 @@ impl Function {
         current.is_some_and(|current| instance.becomes(&current))
     }
 
-    /// A revision serves from now on.
-    pub fn install(&self, revision: Arc<Revision>) {
-        let digest = &revision.bundle.digest[..12];
-        tracing::info!(handler = &*self.name, digest, "serving a new revision");
-        *self.current.lock() = Current { revision: Some(revision), failure: None };
+    /// These serve from now on.
+    pub fn install(&self, revision: Option<Arc<Revision>>, split: Vec<Part>) {
+        let (handler, part) = (&*self.name, self.part.as_deref());
+        let digest = revision.as_ref().map(|revision| revision.bundle.digest[..12].to_owned());
+        let shares = split.iter().map(Part::to_string).collect::<Vec<_>>().join(", ");
+        tracing::info!(handler, part, digest, shares, "serving a new revision");
+        *self.current.lock() = Current { revision, split, failure: None };
         self.changed.notify_waiters();
     }
 
@@ -273,10 +338,23 @@ impl Function {
         self.current.lock().failure = None;
     }
 
-    /// The revision that serves; the first one is waited for.
-    async fn await_revision(self: &Arc<Self>) -> Result<Arc<Revision>, NoFunction> {
-        if let Some(revision) = self.serving() {
-            return Ok(revision);
+    /// Who answers a call.
+    fn choose(self: &Arc<Self>, current: &Current, request_id: &str) -> Option<(Arc<Self>, Arc<Revision>)> {
+        let percents = current.split.iter().map(|part| part.percent);
+        let part = split::part(request_id, percents).and_then(|place| current.split.get(place));
+        match part.and_then(|part| part.function.as_ref()) {
+            Some(function) => Some((Arc::clone(function), function.serving()?)),
+            None => Some((Arc::clone(self), current.revision.clone()?)),
+        }
+    }
+
+    /// Who answers a call; the first revision is waited for.
+    async fn await_revision(
+        self: &Arc<Self>,
+        request_id: &str,
+    ) -> Result<(Arc<Self>, Arc<Revision>), NoFunction> {
+        if let Some(chosen) = self.choose(&self.current.lock(), request_id) {
+            return Ok(chosen);
         }
         let until = Instant::now() + PATIENCE;
         loop {
@@ -285,8 +363,8 @@ impl Function {
             changed.as_mut().enable();
             {
                 let current = self.current.lock();
-                match (&current.revision, &current.failure) {
-                    (Some(revision), _) => return Ok(Arc::clone(revision)),
+                match (self.choose(&current, request_id), &current.failure) {
+                    (Some(chosen), _) => return Ok(chosen),
                     (None, Some(failure)) => return Err(NoFunction::Failed(failure.clone())),
                     (None, None) => {}
                 }
@@ -295,6 +373,11 @@ impl Function {
                 return Err(NoFunction::Pending(Arc::clone(&self.name)));
             }
         }
+    }
+
+    /// Who answers which calls, if not its revision all of them.
+    pub fn split(&self) -> Vec<Part> {
+        self.current.lock().split.clone()
     }
 
     /// Why no newer revision serves, if there is to be one and that is known.

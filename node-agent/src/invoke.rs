@@ -123,7 +123,7 @@ impl Visit<'_> {
             return Err(Failure::draining());
         }
         let own_deadline = own_deadline(&self.parts.headers, self.arrived)?;
-        let (function, revision) = agent.functions.get(name).await.map_err(no_function)?;
+        let (function, revision) = agent.functions.get(name, self.id.as_str()).await.map_err(no_function)?;
         let settings = &revision.settings;
         body::check_length(&self.parts.headers, settings.request)?;
         if let Some(Err(meta)) = revision.bundle.code.get() {

@@ -35,6 +35,7 @@ mod fetch;
 mod files;
 mod make;
 mod objects;
+mod order;
 mod probe;
 mod report;
 mod spec;

@@ -41,6 +41,11 @@ impl Trouble {
         Self { failure: Some(Box::new(failure)), ..Self::lasting(ConditionReason::ImportFailed, message) }
     }
 
+    /// The same, of a part of the handler.
+    pub fn of(self, part: &str) -> Self {
+        Self { message: format!("{part}: {}", self.message), ..self }
+    }
+
     /// Whether it says nothing about the handler: it may well be ready on another node.
     pub fn is_about_us(&self) -> bool {
         use ConditionReason::{AgentFailed, DiskFull, FetchFailed, IndexUnreachable, InstallFailed};

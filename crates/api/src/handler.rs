@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Concurrency, Limits};
-use crate::schema;
+use crate::schema::{self, rules};
 use crate::source::{EnvFrom, EnvVar, Source};
 
 /// The entrypoint of a handler that names none.
@@ -82,10 +82,52 @@ pub struct HandlerSpec {
     /// OPTIONS are sent again once they may have run.
     #[serde(default)]
     pub idempotent: bool,
+    /// Which revisions get how much of the calls; all go to this spec if there is no word of it. Calls with the same
+    /// X-Request-ID go to the same revision. A change of this makes no revision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = rules(&[
+            ("self.size() == 0 || self.map(share, share.percent).sum() == 100", "the percents must add up to 100"),
+            (
+                "self.all(a, self.exists_one(b, (has(a.revision) ? a.revision : '') == (has(b.revision) ? b.revision : '')))",
+                "each revision, and this spec, may be named once",
+            ),
+        ]))
+    )]
+    pub traffic: Vec<Share>,
+    /// How many revisions are kept to go back to, besides those that get calls.
+    #[serde(default = "default_history", skip_serializing_if = "is_default_history")]
+    #[schemars(range(min = 1, max = 100))]
+    pub revision_history_limit: i32,
+}
+
+/// A part of the calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Share {
+    /// The revision that gets it, by its name in status.revisions; without it, this spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::object_name")]
+    pub revision: Option<String>,
+    /// How much of the calls.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: i32,
 }
 
 fn default_entrypoint() -> String {
     DEFAULT_ENTRYPOINT.to_owned()
+}
+
+const HISTORY: i32 = 10;
+
+pub(crate) fn default_history() -> i32 {
+    HISTORY
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_default_history(limit: &i32) -> bool {
+    *limit == HISTORY
 }
 
 /// Whether an instance serves more than one call.
@@ -108,10 +150,10 @@ pub struct HandlerStatus {
     /// Where it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The revision that serves.
+    /// The revision that serves; of several the one with most of the calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_revision: Option<String>,
-    /// The revisions that there are.
+    /// The revisions that there are to go back to, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub revisions: Vec<Revision>,
@@ -131,11 +173,11 @@ pub struct HandlerStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Revision {
-    /// The handler's name, `-`, and the generation.
+    /// The handler's name, `-`, and the generation of the spec that it was first.
     pub name: String,
     /// The digest of the code: of the sorted files and the entrypoint.
     pub digest: String,
-    /// The generation of the spec.
+    /// The generation of the spec that it was first.
     pub generation: i64,
     /// When it was first seen to serve.
     pub created_at: Time,

@@ -15,6 +15,7 @@ pub mod load;
 pub mod look;
 pub mod name;
 pub mod packages;
+pub mod revision;
 pub mod schema;
 pub mod source;
 pub mod state;

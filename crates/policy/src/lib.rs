@@ -23,6 +23,7 @@ pub mod scaling;
 pub mod silence;
 pub mod simulate;
 pub mod spares;
+pub mod split;
 
 /// A point in time, as the span since an epoch of the caller's choice (its own start, for example).
 pub type Time = std::time::Duration;

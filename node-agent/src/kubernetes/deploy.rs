@@ -1,7 +1,7 @@
 //! What the agent does about each Handler: one entry per handler, changed by what is heard of the API server and by
 //! what came of making a revision. A revision that cannot be made leaves the former one serving.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource as _, ResourceExt as _};
 use openlambda_api::conditions::ConditionReason;
 use openlambda_api::handler::PackagesStatus;
-use openlambda_api::source::Source;
+use openlambda_api::revision;
 use openlambda_api::state::Serving;
 use openlambda_api::{HandlerName, HandlerSpec, LambdaCluster};
 use openlambda_policy::backoff::Backoff;
@@ -20,12 +20,12 @@ use tokio::task::AbortHandle;
 use super::clusters::Clusters;
 use super::make::{Made, Maker};
 use super::objects::Version;
+use super::order::{self, Former, Order, Serve};
 use super::report::{self, Report};
 use super::spec::{HandlerView, Reference, references};
-use crate::functions::Function;
+use crate::functions::{Function, Functions, Part};
 use crate::packages::Record;
 use crate::pool::Pool;
-use crate::revision::Revision;
 use crate::trouble::Trouble;
 
 /// The first pause before something is tried again, and the longest.
@@ -62,6 +62,10 @@ struct Entry {
     generation: i64,
     /// None: it cannot be read. Without its source if that is in the bundle that serves.
     spec: Option<Arc<HandlerSpec>>,
+    /// The digest of the spec with its source.
+    template: String,
+    /// The former revisions that get a part of the calls, by name.
+    former: BTreeMap<String, Former>,
     function: Arc<Function>,
     references: BTreeSet<Reference>,
     round: u64,
@@ -156,6 +160,7 @@ impl Deployer {
         match spec {
             Ok(spec) => {
                 entry.references = references(&spec);
+                entry.template = revision::digest(&spec);
                 entry.spec = Some(Arc::new(spec));
                 entry.function.hope();
                 self.report.pending(&name, generation, entry.serving.clone());
@@ -178,9 +183,25 @@ impl Deployer {
         self.report.remove(name);
         let Some(mut entry) = self.entries.remove(name) else { return };
         entry.stop();
-        self.maker.functions().remove(&entry.function);
-        self.pool.evict(entry.function.key);
+        self.end(&entry.function);
+        self.end_parts(&entry.function, &BTreeMap::new());
         tracing::info!(handler = name, "removed");
+    }
+
+    /// A function gets no calls any more.
+    fn end(&self, function: &Arc<Function>) {
+        self.maker.functions().remove(function);
+        self.pool.evict(function.key);
+    }
+
+    /// Of the former revisions of a handler only these get calls any more.
+    fn end_parts(&self, function: &Function, stay: &BTreeMap<String, Former>) {
+        let is_one = |part: &Function| part.part.as_deref().is_some_and(|name| stay.contains_key(name));
+        for part in self.maker.functions().parts(function) {
+            if !is_one(&part) {
+                self.end(&part);
+            }
+        }
     }
 
     /// Something that a task of ours has to say.
@@ -234,14 +255,20 @@ impl Deployer {
         entry.stop();
         let Some(spec) = entry.spec.clone() else { return };
         entry.round += 1;
-        let is_staged = spec.source == Source::default();
-        let staged = entry.function.serving().filter(|_| is_staged).map(|one| Arc::clone(&one.bundle));
-        let (maker, function) = (Arc::clone(&self.maker), Arc::clone(&entry.function));
-        let (news, name, round) = (self.news.clone(), name.to_owned(), entry.round);
-        let recorded = entry.recorded.clone();
-        entry.tried = recorded.clone();
+        let order = Order {
+            function: Arc::clone(&entry.function),
+            uid: entry.uid.clone().unwrap_or_default(),
+            name: revision::name(name, entry.generation),
+            spec,
+            template: entry.template.clone(),
+            recorded: entry.recorded.clone(),
+            former: entry.former.clone(),
+        };
+        entry.tried = entry.recorded.clone();
+        let (maker, news, name, round) =
+            (Arc::clone(&self.maker), self.news.clone(), name.to_owned(), entry.round);
         let work = tokio::spawn(async move {
-            let made = maker.make(&function, &spec, staged, recorded.as_ref()).await;
+            let made = maker.make(&order).await;
             // Nobody listens at the worker's end.
             let _ = news.send(News::Made(name, round, Box::new(made)));
         });
@@ -251,18 +278,21 @@ impl Deployer {
     fn made(&mut self, name: &str, round: u64, made: Made) {
         let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.round == round) else { return };
         entry.work = None;
+        // What former revisions name is followed as well.
+        entry.references.extend(made.versions.keys().cloned());
         self.versions.extend(made.versions);
         match made.result {
-            Ok(revision) => {
-                if !entry.function.serves(&revision) {
-                    let former = entry.function.serving();
-                    self.maker.functions().install(&entry.function, Arc::clone(&revision));
-                    self.pool.succeed(entry.function.key, former.as_deref(), &revision);
-                }
-                self.report.ready(name, entry.generation, &revision.bundle, made.packages.as_deref());
+            Ok(serve) => {
+                let (functions, pool) = (self.maker.functions(), &self.pool);
+                install(functions, pool, &entry.function, &serve);
+                let bundle = serve.own.as_ref().map(|revision| &*revision.bundle);
+                self.report.ready(name, entry.generation, bundle, made.packages.as_deref());
                 entry.packages = made.packages;
-                entry.serve(&revision);
-                if entry.is_overruled() {
+                entry.serve(serve);
+                let (function, former) = (Arc::clone(&entry.function), entry.former.clone());
+                let is_overruled = entry.is_overruled();
+                self.end_parts(&function, &former);
+                if is_overruled {
                     self.start(name);
                 }
             }
@@ -293,12 +323,41 @@ impl Deployer {
     }
 }
 
+/// Has all that was made serve from now on: the parts first, so that no call finds one empty.
+fn install(functions: &Functions, pool: &Pool, function: &Arc<Function>, serve: &Serve) {
+    for former in serve.former.values() {
+        if !former.function.serves(&former.revision) {
+            let before = former.function.serving();
+            functions.install(&former.function, Arc::clone(&former.revision));
+            pool.succeed(former.function.key, before.as_deref(), &former.revision);
+        }
+    }
+    let part = |(percent, name): &(u32, Option<String>)| {
+        let former = name.as_ref().and_then(|name| serve.former.get(name));
+        Part { percent: *percent, function: former.map(|former| Arc::clone(&former.function)) }
+    };
+    let split: Vec<Part> = serve.shares.iter().map(part).collect();
+    let before = function.serving();
+    let is_same = before.as_ref().map(Arc::as_ptr) == serve.own.as_ref().map(Arc::as_ptr);
+    if is_same && split == function.split() {
+        return;
+    }
+    functions.install_split(function, serve.own.clone(), split);
+    match &serve.own {
+        Some(own) if !is_same => pool.succeed(function.key, before.as_deref(), own),
+        Some(_) => {}
+        None => drop(pool.evict(function.key)),
+    }
+}
+
 impl Entry {
     fn new(uid: Option<String>, function: Arc<Function>) -> Self {
         Self {
             uid,
             generation: 0,
             spec: None,
+            template: String::new(),
+            former: BTreeMap::new(),
             function,
             references: BTreeSet::new(),
             round: 0,
@@ -333,16 +392,15 @@ impl Entry {
         }
     }
 
-    fn serve(&mut self, revision: &Arc<Revision>) {
+    fn serve(&mut self, serve: Serve) {
         self.backoff.succeed();
+        let digest = serve.own.as_ref().map(|revision| report::digest(&revision.bundle));
         self.serving =
-            Some(Serving { generation: self.generation, digest: report::digest(&revision.bundle) });
-        // The code is in the bundle now: no need to keep it in memory.
-        if let Some(spec) = &self.spec
-            && (spec.source.inline.is_some() || spec.source.files.is_some())
-        {
-            self.spec = Some(Arc::new(HandlerSpec { source: Source::default(), ..(**spec).clone() }));
+            Some(Serving { generation: self.generation, digest: digest.clone().unwrap_or_default() });
+        if digest.is_some() {
+            self.spec = self.spec.as_ref().map(order::without_code);
         }
+        self.former = serve.former.into_iter().map(|(name, former)| (name, former.forget_code())).collect();
     }
 
     fn fail(&self, report: &Report, trouble: &Trouble) {

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::fetch::Fetcher;
 use super::files::{self, Files};
 use super::objects::{Look, Objects, Version};
+use super::order::{self, Former, Order, Past, Serve, Wanted};
 use super::spec::{self, Reference};
 use crate::bundles::Bundle;
 use crate::functions::{Function, Functions};
@@ -42,11 +43,11 @@ pub struct Maker {
 
 /// What came of it, and which versions of which objects went into it.
 pub struct Made {
-    /// The revision, which may be the one that serves already.
-    pub result: Result<Arc<Revision>, Trouble>,
+    /// The revisions, which may be those that serve already.
+    pub result: Result<Serve, Trouble>,
     /// What was read.
     pub versions: BTreeMap<Reference, Version>,
-    /// What its requirements were resolved to, if it has any and it came to that.
+    /// What the handler's own requirements were resolved to, if it has any and it came to that.
     pub packages: Option<Arc<Record>>,
 }
 
@@ -82,23 +83,72 @@ impl Maker {
         &self.objects
     }
 
+    /// Makes what gets calls as the spec wants it: all of it, or nothing.
+    pub async fn make(&self, order: &Order) -> Made {
+        let (mut look, mut packages) = (self.objects.look(), None);
+        let result = self.all(order, &mut look, &mut packages).await;
+        Made { result, versions: look.versions, packages }
+    }
+
+    async fn all(
+        &self,
+        order: &Order,
+        look: &mut Look<'_>,
+        packages: &mut Option<Arc<Record>>,
+    ) -> Result<Serve, Trouble> {
+        let mut serve = Serve { own: None, former: BTreeMap::new(), shares: Vec::new() };
+        for (percent, wanted) in order.shares(&self.objects).await? {
+            let name = match wanted {
+                Wanted::Own if serve.own.is_some() => None,
+                Wanted::Own => {
+                    let recorded = order.recorded.as_ref();
+                    let one = self.one(&order.function, &order.spec, order.staged(), recorded, look);
+                    let (revision, record) = one.await?;
+                    (serve.own, *packages) = (Some(revision), record);
+                    None
+                }
+                Wanted::Former(name, past) => {
+                    let former = self.former(order, &name, past, look).await;
+                    let former = former.map_err(|trouble| trouble.of(&format!("revision {name}")))?;
+                    serve.former.insert(name.clone(), former);
+                    Some(name)
+                }
+            };
+            serve.shares.push((percent, name));
+        }
+        if serve.former.is_empty() {
+            serve.shares.clear();
+        }
+        Ok(serve)
+    }
+
+    async fn former(
+        &self,
+        order: &Order,
+        name: &str,
+        past: Past,
+        look: &mut Look<'_>,
+    ) -> Result<Former, Trouble> {
+        let function = self.functions.declare_part(&order.function, name);
+        let staged = order::staged(&function, &past.spec);
+        let one = self.one(&function, &past.spec, staged, past.packages.as_ref(), look);
+        let (revision, _) = one.await?;
+        Ok(Former { past, function, revision })
+    }
+
     /// Makes a revision as the spec wants it. `staged` is its code if that is already here.
-    pub async fn make(
+    async fn one(
         &self,
         function: &Arc<Function>,
         spec: &HandlerSpec,
         staged: Option<Arc<Bundle>>,
         recorded: Option<&PackagesStatus>,
-    ) -> Made {
-        let (mut look, mut packages) = (self.objects.look(), None);
-        let result = async {
-            let (bundle, settings) = self.code(spec, staged, &mut look).await?;
-            let installed = self.packages(function, spec, &bundle, recorded).await?;
-            packages = installed.record;
-            self.revision(function, bundle, settings, installed.set).await
-        };
-        let result = result.await;
-        Made { result, versions: look.versions, packages }
+        look: &mut Look<'_>,
+    ) -> Result<(Arc<Revision>, Option<Arc<Record>>), Trouble> {
+        let (bundle, settings) = self.code(spec, staged, look).await?;
+        let installed = self.packages(function, spec, &bundle, recorded).await?;
+        let revision = self.revision(function, bundle, settings, installed.set).await?;
+        Ok((revision, installed.record))
     }
 
     /// The code as the spec wants it, and what holds for it.

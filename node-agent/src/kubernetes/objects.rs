@@ -1,13 +1,16 @@
 //! ConfigMaps and Secrets that handlers name: read one by one, as they are needed.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use openlambda_api::HandlerSpec;
 use openlambda_api::conditions::ConditionReason;
+use openlambda_api::revision::Kept;
 use openlambda_api::source::ValueFrom;
 
 use super::files::Files;
@@ -26,6 +29,7 @@ pub struct Objects {
     config_maps: Api<ConfigMap>,
     metadata: Api<PartialObjectMeta<ConfigMap>>,
     secrets: Api<Secret>,
+    revisions: Api<ControllerRevision>,
 }
 
 /// The objects that one look at a handler needs, each read once, with their versions.
@@ -44,6 +48,7 @@ impl Objects {
             config_maps: Api::namespaced(client.clone(), namespace),
             metadata: Api::namespaced(client.clone(), namespace),
             secrets: Api::namespaced(client.clone(), namespace),
+            revisions: Api::namespaced(client.clone(), namespace),
         }
     }
 
@@ -69,6 +74,13 @@ impl Objects {
                 Ok(found.and_then(|object| object.resource_version()))
             }
         }
+    }
+
+    /// A revision that is kept of the handler with this uid.
+    pub async fn revision(&self, name: &str, uid: &str) -> Result<Option<Kept>, Trouble> {
+        let found = within(&format!("revision {name}"), self.revisions.get_opt(name)).await?;
+        let kept = found.map(|object| Kept::read(object, uid)).transpose();
+        kept.map_err(|error| Trouble::lasting(ConditionReason::InvalidSpec, format!("spec.traffic: {error}")))
     }
 
     async fn read(&self, reference: &Reference) -> Result<Option<(Files, Version)>, Trouble> {
@@ -97,12 +109,11 @@ impl Objects {
 
 /// What came of a request, in time.
 async fn within<T>(
-    reference: &Reference,
+    what: &impl Display,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, Trouble> {
-    let failed = |why: String| {
-        Trouble::passing(ConditionReason::FetchFailed, format!("{reference} cannot be read: {why}"))
-    };
+    let failed =
+        |why: String| Trouble::passing(ConditionReason::FetchFailed, format!("{what} cannot be read: {why}"));
     match tokio::time::timeout(TIMEOUT, request).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(failed(error.to_string())),

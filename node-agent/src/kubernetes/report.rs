@@ -37,13 +37,14 @@ impl Report {
         self.put(HandlerState { serving, ..state(name, generation, Phase::Pending) });
     }
 
-    /// A generation serves.
-    pub fn ready(&self, name: &str, generation: i64, bundle: &Bundle, packages: Option<&Record>) {
+    /// A generation serves. Without a bundle: all calls go to former revisions.
+    pub fn ready(&self, name: &str, generation: i64, bundle: Option<&Bundle>, packages: Option<&Record>) {
         let packages = packages.map(|record| Packages {
             requirements: record.requirements.clone(),
             locked: record.locked.clone(),
         });
-        self.put(HandlerState { digest: digest(bundle), packages, ..state(name, generation, Phase::Ready) });
+        let digest = bundle.map(digest).unwrap_or_default();
+        self.put(HandlerState { digest, packages, ..state(name, generation, Phase::Ready) });
     }
 
     /// A generation cannot serve.

@@ -33,6 +33,8 @@ use crate::reply::Failure;
 use crate::revision::tests::defaults;
 use crate::trouble::Trouble;
 
+mod split;
+
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 const HANDLERS: &str = "/apis/openlambda.dev/v1alpha1/namespaces/n/handlers";
@@ -205,7 +207,12 @@ impl World {
 
     /// The code that serves.
     async fn code(&self, name: &str) -> Result<String, NoFunction> {
-        let (_, revision) = self.functions.get(name).await?;
+        self.code_of(name, "id").await
+    }
+
+    /// The code that answers the call of this id.
+    async fn code_of(&self, name: &str, id: &str) -> Result<String, NoFunction> {
+        let (_, revision) = self.functions.get(name, id).await?;
         Ok(fs::read_to_string(revision.bundle.path.join("lambda_func.py")).unwrap())
     }
 }
@@ -386,7 +393,7 @@ async fn variables_come_from_where_the_spec_says() {
     );
     let world = World::start(server);
     world.reaches("a", 1, Phase::Ready).await;
-    let (_, revision) = world.functions.get("a").await.unwrap();
+    let (_, revision) = world.functions.get("a", "id").await.unwrap();
     let want = [("C_ONE", "1"), ("C_STAGE", "x"), ("STAGE", "test"), ("TOKEN", "hidden")];
     assert_eq!(revision.settings.env, want.map(|(name, value)| (name.into(), value.into())).into());
     let lacking = world.reaches("b", 1, Phase::Failed).await;
@@ -413,7 +420,7 @@ async fn what_is_recorded_overrules_what_was_resolved_here() {
     world.server.event(HANDLERS, "MODIFIED", &recorded("other", "a==7")).await;
     world.server.event(HANDLERS, "MODIFIED", &recorded(&digest, "a==1")).await;
     until(|| said(world.state("a").unwrap()) == Some(vec!["a==1".to_owned()])).await;
-    let (_, revision) = world.functions.get("a").await.unwrap();
+    let (_, revision) = world.functions.get("a", "id").await.unwrap();
     assert_eq!(locked(&revision.packages), ["a==1"]);
     // It stands for the next edit of the code as well.
     let mut edited = recorded(&digest, "a==1");
