@@ -119,15 +119,16 @@ fn default_entrypoint() -> String {
     DEFAULT_ENTRYPOINT.to_owned()
 }
 
-const HISTORY: i32 = 10;
+/// How many revisions are kept of a handler that does not say it.
+pub const DEFAULT_HISTORY: i32 = 10;
 
-pub(crate) fn default_history() -> i32 {
-    HISTORY
+fn default_history() -> i32 {
+    DEFAULT_HISTORY
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_default_history(limit: &i32) -> bool {
-    *limit == HISTORY
+    *limit == DEFAULT_HISTORY
 }
 
 /// Whether an instance serves more than one call.

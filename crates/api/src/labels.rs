@@ -36,6 +36,9 @@ pub const MANAGER_CLUSTER_STATUS: &str = "openlambda-operator/cluster-status";
 /// Field manager for `Handler.status`.
 pub const MANAGER_HANDLER_STATUS: &str = "openlambda-operator/handler-status";
 
+/// Field manager for revisions of a `Handler` that are kept.
+pub const MANAGER_REVISIONS: &str = "openlambda-operator/revisions";
+
 /// The port of agents and of lard for calls, inside the cluster's network.
 pub const HTTP_PORT: u16 = 8080;
 /// The port of agents and of lard for metrics, probes and state documents.

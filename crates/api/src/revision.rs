@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::HandlerSpec;
-use crate::handler::PackagesStatus;
+use crate::handler::{DEFAULT_HISTORY, PackagesStatus};
 
 /// Label: the handler's name.
 pub const HANDLER: &str = "openlambda.dev/handler";
@@ -26,8 +26,12 @@ pub fn name(handler: &str, generation: i64) -> String {
 
 /// What of a spec makes a revision: neither the cluster nor what it says of revisions.
 pub fn template(spec: &HandlerSpec) -> HandlerSpec {
-    let default = crate::handler::default_history();
-    HandlerSpec { cluster: None, traffic: Vec::new(), revision_history_limit: default, ..spec.clone() }
+    HandlerSpec {
+        cluster: None,
+        traffic: Vec::new(),
+        revision_history_limit: DEFAULT_HISTORY,
+        ..spec.clone()
+    }
 }
 
 /// Tells specs apart that are different revisions: 128 bits of a SHA-256.

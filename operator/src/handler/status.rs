@@ -3,10 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use openlambda_api::conditions::{self, ConditionReason as Reason, ConditionType as Type, Verdict};
-use openlambda_api::handler::{Counts, PackagesStatus, Revision};
+use openlambda_api::handler::{Counts, PackagesStatus};
 use openlambda_api::{HandlerState, HandlerStatus, Phase};
 
 use super::resolve::{Found, Nowhere};
+use super::revisions::{self, Kept};
 use super::view::HandlerView;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub fn compute(
     handler: &HandlerView,
     old: &HandlerStatus,
     found: &Result<Found<'_>, Nowhere>,
+    kept: &[Kept],
     now: &Time,
 ) -> HandlerStatus {
     let generation = handler.metadata.generation.unwrap_or_default();
@@ -28,7 +30,7 @@ pub fn compute(
         Err(nowhere) => stuck(nowhere),
     };
     let serving = found.as_ref().ok().and_then(|found| serving(found, generation));
-    let (active, revisions) = revisions(handler, old, serving, now);
+    let (active, revisions) = revisions::rows(handler, old, kept, serving, now);
     HandlerStatus {
         observed_generation: Some(generation),
         url: match found {
@@ -253,21 +255,4 @@ fn serving(found: &Found<'_>, generation: i64) -> Option<(i64, String)> {
     };
     let states = found.agents.iter().filter_map(|(_, state)| *state).filter_map(of);
     states.filter(|(one, _)| *one <= generation).max()
-}
-
-/// What serves; when nobody says so, what served before.
-fn revisions(
-    handler: &HandlerView,
-    old: &HandlerStatus,
-    serving: Option<(i64, String)>,
-    now: &Time,
-) -> (Option<String>, Vec<Revision>) {
-    let Some((generation, digest)) = serving else {
-        return (old.active_revision.clone(), old.revisions.clone());
-    };
-    let name = format!("{}-{generation}", handler.name_any());
-    let before = old.revisions.iter().find(|revision| revision.name == name);
-    let created_at = before.map_or_else(|| now.clone(), |revision| revision.created_at.clone());
-    let revision = Revision { name: name.clone(), digest, generation, created_at, percent: 100 };
-    (Some(name), vec![revision])
 }

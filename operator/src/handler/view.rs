@@ -1,6 +1,7 @@
 //! What the operator needs of a `Handler`. The code may be large and stays out of its memory.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use openlambda_api::handler::Share;
 use openlambda_api::{Handler, HandlerStatus};
 use serde::Deserialize;
 
@@ -18,10 +19,16 @@ pub struct HandlerView {
 
 /// The part of the spec that is looked at.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SpecView {
     /// The cluster that is to serve it.
     pub cluster: Option<String>,
     /// The packages that it needs.
     #[serde(default)]
     pub requirements: Vec<String>,
+    /// Which revisions get how much of the calls.
+    #[serde(default)]
+    pub traffic: Vec<Share>,
+    /// How many revisions are kept.
+    pub revision_history_limit: Option<i32>,
 }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use openlambda_api::LambdaCluster;
 use openlambda_api::labels::{self, Component};
+use openlambda_api::revision;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -35,6 +36,7 @@ pub struct Watches {
     pods: Store<Pod>,
     daemon_sets: Store<DaemonSet>,
     deployments: Store<Deployment>,
+    revisions: Store<PartialObjectMeta<ControllerRevision>>,
     changed: Arc<Notify>,
     _tasks: JoinSet<()>,
 }
@@ -51,6 +53,7 @@ impl Watches {
             pods: start.watch(&agents),
             daemon_sets: start.watch(&children),
             deployments: start.watch(&children),
+            revisions: start.watch(revision::HANDLER),
             changed: start.changed,
             _tasks: start.tasks,
         }
@@ -58,12 +61,13 @@ impl Watches {
 
     /// Resolves when all have been listed once.
     pub fn synced(&self) -> impl Future<Output = ()> + use<> {
-        let (handlers, clusters, pods, daemon_sets, deployments) = (
+        let (handlers, clusters, pods, daemon_sets, deployments, revisions) = (
             self.handlers.clone(),
             self.clusters.clone(),
             self.pods.clone(),
             self.daemon_sets.clone(),
             self.deployments.clone(),
+            self.revisions.clone(),
         );
         async move {
             // A watch ends only with this process; then nobody waits for it any more.
@@ -72,6 +76,7 @@ impl Watches {
             let _ = pods.wait_until_ready().await;
             let _ = daemon_sets.wait_until_ready().await;
             let _ = deployments.wait_until_ready().await;
+            let _ = revisions.wait_until_ready().await;
         }
     }
 
@@ -103,6 +108,11 @@ impl Watches {
     /// lard's Deployments.
     pub fn deployments(&self) -> Vec<Arc<Deployment>> {
         self.deployments.state()
+    }
+
+    /// The revisions of handlers that are kept.
+    pub fn revisions(&self) -> Vec<Arc<PartialObjectMeta<ControllerRevision>>> {
+        self.revisions.state()
     }
 }
 

@@ -49,6 +49,8 @@ fn rules(component: Component) -> Vec<PolicyRule> {
             rule("", &["configmaps"], &["get", "list", "watch"]),
             // Nobody lists them.
             rule("", &["secrets"], &["get"]),
+            // Former revisions that get a part of the calls.
+            rule("apps", &["controllerrevisions"], &["get"]),
         ],
         Component::Lard => {
             vec![follow(labels::GROUP, "handlers"), follow("discovery.k8s.io", "endpointslices")]

@@ -52,7 +52,7 @@ fn found<'a>(states: &'a [Option<HandlerState>]) -> Result<Found<'a>, Nowhere> {
 }
 
 fn status(generation: i64, old: &HandlerStatus, states: &[Option<HandlerState>]) -> HandlerStatus {
-    compute(&handler(generation), old, &found(states), &at(generation))
+    compute(&handler(generation), old, &found(states), &[], &at(generation))
 }
 
 fn line(status: &HandlerStatus, type_: Type) -> String {
@@ -84,7 +84,7 @@ fn ready_everywhere() {
 fn the_same_words_give_the_same_status_at_any_time() {
     let first = ready();
     let both = [Some(state(1, Phase::Ready)), Some(state(1, Phase::Ready))];
-    assert_eq!(compute(&handler(1), &first, &found(&both), &at(99)), first);
+    assert_eq!(compute(&handler(1), &first, &found(&both), &[], &at(99)), first);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn without_agents_it_waits_and_without_lard_it_is_not_routed() {
     let both = [Some(state(1, Phase::Ready))];
     let mut without = found(&both).unwrap();
     without.balanced = false;
-    let status = compute(&handler(1), &HandlerStatus::default(), &Ok(without), &at(1));
+    let status = compute(&handler(1), &HandlerStatus::default(), &Ok(without), &[], &at(1));
     assert_eq!(line(&status, Type::Ready), "False BalancerNotReady");
     assert_eq!(line(&status, Type::CodeLoads), "True AsExpected");
     assert!(!is_final(&status));
@@ -168,7 +168,7 @@ fn without_agents_it_waits_and_without_lard_it_is_not_routed() {
 #[test]
 fn no_cluster_stalls() {
     let nowhere = Nowhere { reason: Reason::ClusterNotFound, message: "create one".into() };
-    let status = compute(&handler(1), &HandlerStatus::default(), &Err(nowhere), &at(1));
+    let status = compute(&handler(1), &HandlerStatus::default(), &Err(nowhere), &[], &at(1));
     assert_eq!(line(&status, Type::Ready), "False ClusterNotFound");
     assert_eq!(line(&status, Type::Stalled), "True ClusterNotFound");
     assert_eq!((status.url.as_deref(), is_final(&status)), (None, true));
@@ -214,7 +214,7 @@ fn requirements_add_a_condition() {
     let mut with = handler(1);
     with.spec.requirements = vec!["pandas".into()];
     let states = [Some(broken(1, "InstallFailed", None))];
-    let status = compute(&with, &HandlerStatus::default(), &found(&states), &at(1));
+    let status = compute(&with, &HandlerStatus::default(), &found(&states), &[], &at(1));
     assert_eq!(line(&status, Type::PackagesInstalled), "False InstallFailed");
     assert_eq!(line(&status, Type::CodeLoads), "Unknown Pending");
 }
