@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 mod handlers;
 
 pub use handlers::{
-    Completion, Delete, Describe, Download, Invoke, List, Logs, Registry, RegistryArgs, Rollback, Upload,
+    Completion, Delete, Describe, Download, Invoke, List, Logs, Registry, RegistryArgs, RevisionName,
+    Rollback, Upload,
 };
 
 /// Runs OpenLambda on this machine.

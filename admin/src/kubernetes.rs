@@ -14,11 +14,13 @@ mod forward;
 mod make;
 mod nodes;
 mod show;
+mod traffic;
 
 pub use bundles::{Found, Reach};
 pub use make::{end, new, set};
 pub use nodes::workers;
 pub use show::status;
+pub use traffic::roll_back;
 
 /// What a `--cluster` of Kubernetes begins with.
 pub const SCHEME: &str = "k8s://";

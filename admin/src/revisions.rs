@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use openlambda_api::HandlerName;
 use openlambda_config::{ClusterDir, Process};
 use openlambda_store::{Record, Revision};
 
-use crate::args::{Delete, Describe, Download, List, Rollback};
+use crate::args::{Delete, Describe, Download, List, RevisionName, Rollback};
+use crate::kubernetes::{self, Place};
 use crate::status;
 use crate::store::{self, Opened, Target};
 use crate::table::table;
@@ -85,9 +86,23 @@ fn record(opened: &Opened, handler: &HandlerName) -> Result<Record> {
 }
 
 pub fn roll_back(args: &Rollback, out: &mut dyn Write) -> Result<ExitCode> {
-    let opened = store::open(&args.registry)?;
     let handler = &args.handler.handler;
-    let revision = opened.wait(opened.store.roll_back(handler, args.revision))?;
+    let (number, name) = match &args.revision {
+        Some(RevisionName::Number(number)) => (Some(*number), None),
+        Some(RevisionName::Name(name)) => (None, Some(name.as_str())),
+        None => (None, None),
+    };
+    match Place::of(&args.registry.cluster.cluster)? {
+        Some(place) if number.is_none() => {
+            if let Some(code) = kubernetes::roll_back(place, handler, name, args.no_wait, out)? {
+                return Ok(code);
+            }
+        }
+        Some(_) => {}
+        None => ensure!(name.is_none(), "--revision: revisions of a cluster on one machine are numbers"),
+    }
+    let opened = store::open(&args.registry)?;
+    let revision = opened.wait(opened.store.roll_back(handler, number))?;
     let _ = writeln!(out, "{}: revision {} again, {}", handler.as_str(), revision.number, revision.digest);
     opened.serve(handler, &revision, args.no_wait, out)
 }

@@ -35,6 +35,8 @@ mod quickstart;
 mod registry;
 #[path = "kubernetes/releases.rs"]
 mod releases;
+#[path = "kubernetes/revisions.rs"]
+mod revisions;
 #[path = "kubernetes/shared.rs"]
 mod shared;
 #[path = "kubernetes/steady.rs"]

@@ -5,6 +5,7 @@ mod anchor;
 mod apply;
 mod burst;
 mod create;
+mod deploy;
 mod failover;
 mod idle;
 mod import;
@@ -84,6 +85,8 @@ enum What {
         #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// On Kubernetes: a change of code by `admin upload` and by `kubectl apply`, until three agents answer with it
+    Deploy,
     /// From `admin upload` to the first answer on three workers, memory for a large bundle, what a thousand leave behind
     Upload,
     /// The balancing policies, simulated, or live
@@ -149,6 +152,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Burst => burst::run(&bench)?,
         What::Operator => operator::run(&bench)?,
         What::Import => import::run(&bench)?,
+        What::Deploy => deploy::run(&bench)?,
         What::Upload => upload::run(&bench)?,
         What::Idle { handlers } => idle::run(&bench, handlers)?,
     };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use openlambda_api::HandlerName;
@@ -119,19 +120,45 @@ pub struct Describe {
 #[command(
     after_help = "Nothing is uploaded or lost: the registry only says that another revision serves.\n\n\
                   Examples:\n  admin rollback --cluster my-cluster --handler hello\n  \
-                  admin rollback --cluster my-cluster --handler hello --revision 7"
+                  admin rollback --cluster my-cluster --handler hello --revision 7\n  \
+                  admin rollback --cluster k8s://functions/demo --handler hello --revision hello-7"
 )]
 pub struct Rollback {
     #[command(flatten)]
     pub registry: RegistryArgs,
     #[command(flatten)]
     pub handler: HandlerArg,
-    /// The revision [default: the one before the one that serves]
-    #[arg(long, value_name = "N")]
-    pub revision: Option<u64>,
+    /// The revision of the registry, or on Kubernetes one of the Handler's status.revisions [default: the one before the one
+    /// that serves]
+    #[arg(long, value_name = "N|NAME")]
+    pub revision: Option<RevisionName>,
     /// Do not wait for the workers
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// A revision of the registry, or of a Handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevisionName {
+    /// Of the registry.
+    Number(u64),
+    /// Of a Handler.
+    Name(String),
+}
+
+impl FromStr for RevisionName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.contains('-') => Ok(Self::Name(text.to_owned())),
+            Err(_) => Err(
+                "give a number of the registry, such as 7, or a name of status.revisions, such as hello-7"
+                    .into(),
+            ),
+        }
+    }
 }
 
 /// Fetches the bundle of a handler

@@ -173,29 +173,39 @@ impl Found {
         generation: i64,
         out: &mut dyn Write,
     ) -> Result<ExitCode> {
-        let until = Instant::now() + READY_WITHIN;
-        loop {
-            let object = self.handlers().get(handler.as_str()).await.map_err(|error| explained(&error))?;
-            let status = serde_json::to_value(object.status)?;
-            match verdict(&status, generation) {
-                Some(Ok(line)) => {
-                    let _ = writeln!(out, "{line}");
-                    return Ok(ExitCode::SUCCESS);
-                }
-                Some(Err(line)) => {
-                    let _ = writeln!(out, "{line}");
-                    return Ok(ExitCode::FAILURE);
-                }
-                None if Instant::now() >= until => {
-                    bail!(
-                        "not every agent serves it within {} s: kubectl describe handler {}",
-                        READY_WITHIN.as_secs(),
-                        handler.as_str()
-                    )
-                }
-                // Between two looks.
-                None => tokio::time::sleep(LOOK_EVERY).await,
+        await_status(&self.connection, handler, generation, out).await
+    }
+}
+
+/// Waits until every agent serves a generation of the Handler, and says what its status says. Code 1 if it fails.
+pub(super) async fn await_status(
+    connection: &Connection,
+    handler: &HandlerName,
+    generation: i64,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let (api, until) = (connection.api::<Handler>(), Instant::now() + READY_WITHIN);
+    loop {
+        let object = api.get(handler.as_str()).await.map_err(|error| explained(&error))?;
+        let status = serde_json::to_value(object.status)?;
+        match verdict(&status, generation) {
+            Some(Ok(line)) => {
+                let _ = writeln!(out, "{line}");
+                return Ok(ExitCode::SUCCESS);
             }
+            Some(Err(line)) => {
+                let _ = writeln!(out, "{line}");
+                return Ok(ExitCode::FAILURE);
+            }
+            None if Instant::now() >= until => {
+                bail!(
+                    "not every agent serves it within {} s: kubectl describe handler {}",
+                    READY_WITHIN.as_secs(),
+                    handler.as_str()
+                )
+            }
+            // Between two looks.
+            None => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
 }
@@ -214,9 +224,10 @@ async fn certificates(api: &Api<ConfigMap>, name: &str) -> Result<NamedTempFile>
     Ok(file)
 }
 
-/// The source is this bundle, and nothing else that it was.
+/// The source is this bundle, and nothing else that it was; and all calls go to it.
 fn edit(bundle: &Value) -> Value {
-    json!({"spec": {"source": {"bundle": bundle, "inline": null, "files": null, "configMap": null, "http": null}}})
+    let source = json!({"bundle": bundle, "inline": null, "files": null, "configMap": null, "http": null});
+    json!({"spec": {"source": source, "traffic": null}})
 }
 
 /// What a status says of a generation, once it says something final.

@@ -17,6 +17,7 @@ use crate::http::{Connection, Request, Response};
 use crate::interrupt::{self, Cleanup};
 use crate::{command, kube};
 
+/// Of most benchmarks.
 const NODES: u8 = 2;
 const TAG: &str = "dev";
 /// The namespace, the release and the LambdaCluster.
@@ -38,14 +39,25 @@ pub struct Kubernetes {
 impl Kubernetes {
     /// Builds images, starts the cluster, installs the charts. The LambdaCluster has this spec, and a load balancer with a NodePort.
     pub fn start(bench: &Bench, spec: &Value) -> Result<Self> {
+        Self::start_with(bench, NODES, spec, |_| Ok(()))
+    }
+
+    /// The same with so many nodes, and with something to be done before the charts are installed.
+    pub fn start_with(
+        bench: &Bench,
+        nodes: u8,
+        spec: &Value,
+        prepare: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<Self> {
         let cluster = kube::Cluster::choose(&bench.workspace)?;
         let images = kube::images::images(&bench.workspace, &[], TAG, Profile::Release)?;
         kube::tools(&bench.workspace, &["helm"])?;
-        let down = cluster.up(NODES)?;
+        let down = cluster.up(nodes)?;
         cluster.load(&images)?;
         let variables = cluster.variables();
         let (api, proxy) = proxy(&variables)?;
         let mut this = Self { variables, api, node: String::new(), _proxy: proxy, _down: down };
+        prepare(&this)?;
         this.install(bench, spec)?;
         let path = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
         this.node = this.kubectl(&["get", "nodes", "-o", path])?;
