@@ -92,7 +92,11 @@ fn wait_for_agents(release: &Release, wanted: &str) -> Result<()> {
             let object = release.namespace.get(object)?;
             Ok((object["status"]["agents"]["summary"] == wanted).then_some(()))
         });
-        told.map_err(|error| error.context(release.namespace.pods()))?;
+        told.map_err(|error| {
+        let status = |object| release.namespace.get(object).map(|object| object["status"].clone());
+        let (set, cluster) = (status("daemonset/demo-agent"), status("lambdacluster/demo"));
+        error.context(format!("{set:?}\n{cluster:?}\n{}", release.namespace.pods()))
+    })?;
     }
     Ok(())
 }
@@ -182,11 +186,15 @@ fn nodes_come_and_die() -> Result<()> {
     at_most_what_ran(&account)?;
     ensure!(account.longest < Duration::from_secs(4), "a call took {:?}", account.longest);
     // Once Kubernetes has given the node up, no agent is wanted there.
-    let told = until_within(Duration::from_secs(90), "two agents of two", || {
+    let told = until_within(Duration::from_secs(180), "two agents of two", || {
         let cluster = release.namespace.get("lambdacluster/demo")?;
         Ok((cluster["status"]["agents"]["summary"] == "2/2").then_some(()))
     });
-    told.map_err(|error| error.context(release.namespace.pods()))?;
+    told.map_err(|error| {
+        let status = |object| release.namespace.get(object).map(|object| object["status"].clone());
+        let (set, cluster) = (status("daemonset/demo-agent"), status("lambdacluster/demo"));
+        error.context(format!("{set:?}\n{cluster:?}\n{}", release.namespace.pods()))
+    })?;
     drop(node);
     release.deploy("afterwards", &constant("well"))?;
     release.wait_for_answer("afterwards", &json!(null), &json!("well"))
