@@ -127,7 +127,7 @@ impl Observer {
         // Which revision an edit is, its status says. A handler's first one is kept after its status is written.
         let (edits, firsts): (Vec<_>, Vec<_>) = Vec::into_iter(works).partition(|work| !work.kept.is_empty());
         let mut pass =
-            Pass { open: keep(&self.context, &mut self.revisions, edits).await, ..Pass::default() };
+            Pass { open: keep(&self.context, &mut self.revisions, edits, false).await, ..Pass::default() };
         let mut seen = Tally::new(&world);
         let mut changes = Vec::new();
         for object in handlers.iter().filter(|object| object.0.is_err()) {
@@ -160,7 +160,8 @@ impl Observer {
         for done in &written.done {
             self.written.wrote(&done.uid, &done.version, done.status.clone());
         }
-        pass.open += written.failed + keep(&self.context, &mut self.revisions, firsts).await;
+        let others_wait = pass.unsettled > 0 || !written.done.is_empty();
+        pass.open += written.failed + keep(&self.context, &mut self.revisions, firsts, others_wait).await;
         pass.failed_writes = written.failed;
         self.context.seen.put(seen.boards());
         pass
@@ -181,9 +182,14 @@ fn work(revisions: &Revisions, handler: &HandlerView, world: &resolve::World<'_>
 }
 
 /// Does it; how much is still to be done.
-async fn keep(context: &Context, revisions: &mut Revisions, works: Vec<keep::Work>) -> usize {
+async fn keep(
+    context: &Context,
+    revisions: &mut Revisions,
+    works: Vec<keep::Work>,
+    others_wait: bool,
+) -> usize {
     let mut open = 0;
-    for done in keep::all(context, works).await {
+    for done in keep::all(context, works, others_wait).await {
         open += usize::from(done.is_open);
         if let Some(kept) = done.kept {
             revisions.wrote(&done.uid, kept);

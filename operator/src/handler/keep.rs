@@ -20,8 +20,8 @@ use crate::failure;
 
 /// So many at a time.
 const AT_ONCE: usize = 8;
-/// So many in one round: statuses are waited for, this is not.
-const PER_ROUND: usize = 64;
+/// Handlers in one round; and as long as others wait for their status, which people wait for.
+const PER_ROUND: [usize; 2] = [64, 8];
 /// An API server that does not answer within this is tried again in the next round.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -53,8 +53,8 @@ pub struct Done {
 }
 
 /// Does all of it, as far as one round goes.
-pub async fn all(context: &Context, mut work: Vec<Work>) -> Vec<Done> {
-    let rest = work.split_off(work.len().min(PER_ROUND));
+pub async fn all(context: &Context, mut work: Vec<Work>, others_wait: bool) -> Vec<Done> {
+    let rest = work.split_off(work.len().min(PER_ROUND[usize::from(others_wait)]));
     let later = rest.into_iter().map(|work| Done {
         uid: work.handler.uid().unwrap_or_default(),
         is_open: true,

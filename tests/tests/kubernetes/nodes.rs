@@ -93,10 +93,10 @@ fn wait_for_agents(release: &Release, wanted: &str) -> Result<()> {
             Ok((object["status"]["agents"]["summary"] == wanted).then_some(()))
         });
         told.map_err(|error| {
-        let status = |object| release.namespace.get(object).map(|object| object["status"].clone());
-        let (set, cluster) = (status("daemonset/demo-agent"), status("lambdacluster/demo"));
-        error.context(format!("{set:?}\n{cluster:?}\n{}", release.namespace.pods()))
-    })?;
+            let status = |object| release.namespace.get(object).map(|object| object["status"].clone());
+            let (set, cluster) = (status("daemonset/demo-agent"), status("lambdacluster/demo"));
+            error.context(format!("{set:?}\n{cluster:?}\n{}", release.namespace.pods()))
+        })?;
     }
     Ok(())
 }
