@@ -18,6 +18,7 @@ pub mod packages;
 pub mod schema;
 pub mod source;
 pub mod state;
+pub mod uploaded;
 
 pub use cluster::{LambdaCluster, LambdaClusterSpec, LambdaClusterStatus};
 pub use conditions::{ConditionReason, ConditionType, Verdict};
