@@ -102,7 +102,8 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
         None => None,
     };
     if let Some(registry_api) = &config.registry_api {
-        let handlers = cluster.as_ref().map(|Cluster { client, scope }| Handlers::new(client.clone(), scope.clone()));
+        let handlers =
+            cluster.as_ref().map(|Cluster { client, scope }| Handlers::new(client.clone(), scope.clone()));
         let opened = RegistryApi::open(registry_api, handlers);
         // It is the first.
         let _ = gateway.registry.set(opened.with_context(|| config.file.display().to_string())?);

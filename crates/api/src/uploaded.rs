@@ -139,7 +139,10 @@ mod tests {
     fn a_bundle_takes_the_place_of_whatever_was_there() {
         let bundle = source("n", "k", "sha256:0");
         let made: crate::Handler = serde_json::from_value(object("h", "demo", &bundle)).unwrap();
-        assert_eq!((made.spec.cluster.as_deref(), &made.spec.source.bundle), (Some("demo"), &Some(bundle.clone())));
+        assert_eq!(
+            (made.spec.cluster.as_deref(), &made.spec.source.bundle),
+            (Some("demo"), &Some(bundle.clone()))
+        );
         // Each form of a source but the bundle is taken out.
         let all = serde_json::to_value(crate::source::Source {
             inline: Some("x".into()),
@@ -150,7 +153,10 @@ mod tests {
         });
         let all = all.unwrap();
         let edit = edit(&bundle)["spec"]["source"].clone();
-        assert!(all.as_object().unwrap().keys().all(|form| edit.get(form).is_some_and(Value::is_null)), "{edit}");
+        assert!(
+            all.as_object().unwrap().keys().all(|form| edit.get(form).is_some_and(Value::is_null)),
+            "{edit}"
+        );
         assert!(is_of(None, "demo") && is_of(Some("demo"), "demo") && !is_of(Some("other"), "demo"));
     }
 }

@@ -205,8 +205,14 @@ mod tests {
             (json!(true), "RegistryApi = true: must be an object"),
             (json!({"TokenFile": "t", "Tempalte": "x"}), "do you mean \"Template\"?"),
             (json!({"TokenFile": "t", "Registry": {}}), "RegistryApi.Registry: names no registry"),
-            (json!({"TokenFile": "t", "Registry": {"registry": "gs://b"}}), "Registry.registry = \"gs://b\": must be"),
-            (json!({"TokenFile": "t", "Registry": {"registry": "s3://abc", "worker_port": 1}}), "unknown key"),
+            (
+                json!({"TokenFile": "t", "Registry": {"registry": "gs://b"}}),
+                "Registry.registry = \"gs://b\": must be",
+            ),
+            (
+                json!({"TokenFile": "t", "Registry": {"registry": "s3://abc", "worker_port": 1}}),
+                "unknown key",
+            ),
             (json!({"TokenFile": "t", "Template": "x", "Registry": {"registry": "/s"}}), "give one of them"),
         ] {
             let error = balancer(value).unwrap_err();
@@ -259,7 +265,8 @@ mod tests {
 
     #[test]
     fn without_a_template_it_stands_in_the_file() {
-        let registry = json!({"registry": "s3://abc/functions", "registry_server": "http://r.functions.svc:9000"});
+        let registry =
+            json!({"registry": "s3://abc/functions", "registry_server": "http://r.functions.svc:9000"});
         let config = balancer(json!({"TokenFile": "t", "Registry": registry})).unwrap().unwrap();
         let place = config.place().unwrap().to_string();
         assert_eq!(place, "s3://abc/functions at http://r.functions.svc:9000");
@@ -269,9 +276,13 @@ mod tests {
     fn root_may_give_a_token_to_a_group_but_not_to_everybody() {
         let is_open = |mode: u32, owner, reader| mode & refused(owner, reader) != 0;
         assert!(!is_open(0o440, 0, 65_532) && !is_open(0o600, 0, 0) && !is_open(0o400, 65_532, 65_532));
-        for (mode, owner, reader) in
-            [(0o444, 0, 65_532), (0o460, 0, 65_532), (0o440, 0, 0), (0o440, 1000, 65_532), (0o640, 1000, 1000)]
-        {
+        for (mode, owner, reader) in [
+            (0o444, 0, 65_532),
+            (0o460, 0, 65_532),
+            (0o440, 0, 0),
+            (0o440, 1000, 65_532),
+            (0o640, 1000, 1000),
+        ] {
             assert!(is_open(mode, owner, reader), "{mode:o} {owner} {reader}");
         }
     }

@@ -55,7 +55,9 @@ fn sweep_in(all: &Path) {
         // Whoever works in it has the lock.
         let Ok(_lock) = lock(&path) else { continue };
         match fs::remove_dir_all(&path) {
-            Ok(()) => tracing::info!(folder = %path.display(), "removed what a lard that was killed has left"),
+            Ok(()) => {
+                tracing::info!(folder = %path.display(), "removed what a lard that was killed has left")
+            }
             Err(error) => tracing::warn!(folder = %path.display(), %error, "cannot be removed"),
         }
     }
@@ -91,7 +93,8 @@ mod tests {
         let used = lock(&path("openlambda-upload-used")).unwrap();
         sweep_in(all.path());
         assert!(!path("openlambda-upload-left").exists());
-        for name in ["openlambda-upload-used", "another", "openlambda-upload-file", "openlambda-upload-link"] {
+        for name in ["openlambda-upload-used", "another", "openlambda-upload-file", "openlambda-upload-link"]
+        {
             assert!(path(name).exists(), "{name}");
         }
         drop(used);

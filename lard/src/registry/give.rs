@@ -46,7 +46,9 @@ async fn fetch(api: &RegistryApi, handler: HandlerName) -> Result<(Fetched, Work
     let handlers = api.handlers.clone();
     let (fetched, work) = work
         .ask(async move |folder: &Path| {
-            let Some((key, digest)) = serving(handlers.as_ref(), &store, &name).await? else { return Ok(None) };
+            let Some((key, digest)) = serving(handlers.as_ref(), &store, &name).await? else {
+                return Ok(None);
+            };
             let fetched = store.fetch(&key, &digest, &folder.join(FETCHED)).await;
             fetched.map_err(|error| of_store(&error))?;
             let record = store.record(&name).await.map_err(|error| of_store(&error))?;
@@ -72,7 +74,10 @@ async fn serving(
     };
     let Some((key, digest)) = handlers.bundle(handler).await? else { return Ok(None) };
     let digest = Digest::parse(&digest).map_err(|error| {
-        Failure::new(Reason::Conflict, format!("the Handler \"{}\": spec.source.bundle: {error}", handler.as_str()))
+        Failure::new(
+            Reason::Conflict,
+            format!("the Handler \"{}\": spec.source.bundle: {error}", handler.as_str()),
+        )
     })?;
     Ok(Some((key, digest)))
 }

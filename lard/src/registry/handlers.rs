@@ -269,14 +269,17 @@ pub fn not_uploaded(handler: &HandlerName, view: &View) -> Failure {
         Some(form) => format!("its code is in spec.source.{form}"),
         None => "its bundle is not one of this namespace's uploads".to_owned(),
     };
-    let message =
-        format!("the Handler \"{name}\" was not uploaded, {place}: kubectl get handler {name} -o yaml shows it");
+    let message = format!(
+        "the Handler \"{name}\" was not uploaded, {place}: kubectl get handler {name} -o yaml shows it"
+    );
     Failure::new(Reason::Conflict, message)
 }
 
 fn overtaken(handler: &HandlerName, revision: &Revision) -> Failure {
     let (name, number) = (handler.as_str(), revision.number);
-    let message = format!("revision {number} of \"{name}\" does not serve: somebody uploaded, went back or deleted meanwhile");
+    let message = format!(
+        "revision {number} of \"{name}\" does not serve: somebody uploaded, went back or deleted meanwhile"
+    );
     Failure::new(Reason::Conflict, message)
 }
 

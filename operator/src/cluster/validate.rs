@@ -252,8 +252,11 @@ mod tests {
     #[test]
     fn uploads_need_a_registry() {
         let balancer = json!({"registryAPI": {"token": {"secretName": "uploads"}}});
-        let valid = validate(&cluster("demo", json!({"loadBalancer": balancer, "registry": {"embedded": {}}})));
-        assert!(valid.unwrap().takes_uploads() && !validate(&cluster("demo", json!({}))).unwrap().takes_uploads());
+        let valid =
+            validate(&cluster("demo", json!({"loadBalancer": balancer, "registry": {"embedded": {}}})));
+        assert!(
+            valid.unwrap().takes_uploads() && !validate(&cluster("demo", json!({}))).unwrap().takes_uploads()
+        );
         let texts = problems(json!({"loadBalancer": balancer}));
         assert_eq!(texts, ["spec.loadBalancer.registryAPI: needs spec.registry, where uploads go"]);
     }

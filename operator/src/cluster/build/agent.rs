@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, PodSpec,
-    PodTemplateSpec, SecurityContext, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, PodSpec, PodTemplateSpec, SecurityContext,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use openlambda_api::labels::{Component, children};
@@ -66,7 +66,8 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
     });
     container.env.get_or_insert_default().extend(credentials(cluster));
     let certificates = cluster.spec.packages.ca.as_ref();
-    let certificates = certificates.map(|ca| pod::mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
+    let certificates =
+        certificates.map(|ca| pod::mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
     let tree = spec.import_cache.tree.as_ref();
     let tree = tree.map(|tree| pod::mounted(TREE, &tree.config_map.name, children::TREE_DIR));
     let all = certificates.into_iter().chain(tree).chain(pod::registry_ca(cluster));

@@ -44,10 +44,7 @@ pub(super) fn deployment(cluster: &ValidCluster, settings: &Settings, config_dig
                 }),
             }),
             revision_history_limit: Some(2),
-            template: PodTemplateSpec {
-                metadata: Some(meta),
-                spec: Some(pod_spec(cluster, settings)),
-            },
+            template: PodTemplateSpec { metadata: Some(meta), spec: Some(pod_spec(cluster, settings)) },
             ..DeploymentSpec::default()
         }),
         status: None,

@@ -256,7 +256,8 @@ fn without_uploads_a_registry_is_nothing_to_lard() {
         valid.registry_keys = valid.embedded().map(|_| "uid-of-the-keys".into());
         let children = build(&valid, &settings());
         let lard = |name: Option<&String>| name.is_some_and(|name| name.ends_with("-lard"));
-        let roles: Vec<_> = children.roles.into_iter().filter(|role| lard(role.metadata.name.as_ref())).collect();
+        let roles: Vec<_> =
+            children.roles.into_iter().filter(|role| lard(role.metadata.name.as_ref())).collect();
         (children.deployments, roles)
     };
     assert_eq!(of(json!({"registry": {"embedded": {}}})), of(json!({})));
@@ -276,5 +277,8 @@ fn the_registry_s_certificates_are_lard_s_too_if_it_takes_uploads() {
         assert!(pod.contains(part), "{part} is not in {pod}");
     }
     let file = &children.config_maps.remove(0).data.unwrap()["load_balancer.json"];
-    assert!(file.contains("/etc/openlambda-registry-ca/ca.crt") && file.contains("s3://handlers/functions"), "{file}");
+    assert!(
+        file.contains("/etc/openlambda-registry-ca/ca.crt") && file.contains("s3://handlers/functions"),
+        "{file}"
+    );
 }
