@@ -112,9 +112,9 @@ mod tests {
         all
     }
 
-    /// The rules of the operator's role, which stand in the chart without templating.
-    fn operator() -> BTreeSet<String> {
-        let (_, text) = CHART.split_once("{{- define \"openlambda.rules\" -}}").unwrap();
+    /// A part of the operator's rules, which stand in the chart without templating.
+    fn part(name: &str) -> BTreeSet<String> {
+        let (_, text) = CHART.split_once(&format!("{{{{- define \"openlambda.{name}\" -}}}}")).unwrap();
         let (text, _) = text.split_once("{{- end }}").unwrap();
         let rules: Vec<PolicyRule> = serde_saphyr::from_str(text).unwrap();
         rights(&rules)
@@ -122,13 +122,19 @@ mod tests {
 
     #[test]
     fn the_chart_gives_the_operator_what_it_gives_on() {
-        let operator = operator();
-        assert!(operator.contains("patch handlers/status.openlambda.dev"), "{operator:#?}");
+        let (always, for_uploads) = (part("rules"), part("registryAPIRules"));
+        assert!(always.contains("patch handlers/status.openlambda.dev"), "{always:#?}");
         for component in BOTH {
-            let given = rights(&rules(component, true));
-            let lacking: Vec<_> = given.difference(&operator).collect();
-            assert!(lacking.is_empty(), "{component:?}: {lacking:#?}");
+            for takes_uploads in [false, true] {
+                let given = rights(&rules(component, takes_uploads));
+                let held =
+                    always.iter().chain(for_uploads.iter().filter(|_| takes_uploads)).cloned().collect();
+                let lacking: Vec<_> = given.difference(&held).collect();
+                assert!(lacking.is_empty(), "{component:?}: {lacking:#?}");
+            }
         }
+        // Where no lard takes uploads the operator cannot write Handlers.
+        assert!(always.is_disjoint(&for_uploads), "{for_uploads:#?}");
     }
 
     #[test]
