@@ -57,9 +57,13 @@ async fn an_upload_becomes_a_handler_and_goes_with_it() {
     assert!(front.ask("GET", "/registry/h", "").await.body == archive(SCRIPT), "not what the Handler names");
     assert_eq!(front.ask("GET", "/registry/h/config", "").await.json()["revision"], 1);
 
+    // Of somebody who writes the code into it by hand it stays.
+    server.has("h", &json!({"source": {"inline": "code"}}));
+    assert_eq!(front.ask("DELETE", "/registry/h", "").await.error().1, "conflict");
+    server.has("h", &back);
     let deleted = front.ask("DELETE", "/registry/h", "").await;
     assert_eq!((deleted.status, deleted.json()), (200, json!({"handler": "h"})));
-    assert!(server.handler("h").is_none());
+    assert_eq!((server.handler("h"), front.stored()), (None, 0));
     for (method, path) in [("DELETE", "/registry/h"), ("GET", "/registry/h"), ("GET", "/registry/h/config")] {
         assert_eq!(front.ask(method, path, "").await.error().1, "handler_not_found", "{method} {path}");
     }

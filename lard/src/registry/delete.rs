@@ -39,12 +39,12 @@ pub async fn run(api: &RegistryApi, gateway: &Gateway, handler: HandlerName) -> 
 /// not answer, the other stays as it is.
 async fn remove(handlers: &Handlers, store: &Store, handler: &HandlerName) -> Result<bool, Failure> {
     let found = handlers.find(handler).await?;
-    let is_recorded = store.record(handler).await.map_err(|error| of_store(&error))?.is_some();
+    store.record(handler).await.map_err(|error| of_store(&error))?;
     if let Some(view) = &found {
         if !handlers.is_ours(view) {
             return Ok(false);
         }
-        if !is_recorded && view.elsewhere().is_some() {
+        if view.elsewhere().is_some() {
             return Err(not_uploaded(handler, view));
         }
         handlers.remove(handler, view).await?;

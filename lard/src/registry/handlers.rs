@@ -1,7 +1,7 @@
 //! In Kubernetes what is uploaded serves once a Handler names it: what the API server is asked for that.
 //!
-//! A Handler may have a MiB of code in it: whoever reads one does it where it may block. Every question has a deadline, and
-//! none is asked by a call.
+//! A Handler may have a MiB of code in it: one that need not have been uploaded is read where that may block. Every question
+//! has a deadline, and none is asked by a call.
 
 use std::time::Duration;
 

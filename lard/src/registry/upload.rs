@@ -100,13 +100,14 @@ async fn keep(
     Ok((kept?, work))
 }
 
-/// The API server went away in between.
+/// The API server went away, or refused, in between.
 fn half_done(failure: Failure, number: u64) -> Failure {
-    if failure.reason != Reason::ApiServerUnavailable {
+    if !matches!(failure.reason, Reason::ApiServerUnavailable | Reason::ApiServerRefused) {
         return failure;
     }
     let message = format!(
-        "{}; the registry has revision {number}, and what served goes on: send it again and it will serve",
+        "{}; the registry has revision {number}, which the Handler does not name, and what served goes on: send it again \
+         once that is over",
         failure.message
     );
     Failure { message, ..failure }
