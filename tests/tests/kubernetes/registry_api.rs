@@ -75,7 +75,7 @@ fn what_is_posted_to_lard_serves_until_it_is_deleted() -> Result<()> {
     let told = post(&release, "h", b"raise ValueError('not today')\n")?;
     ensure!(told["serves"] == false && told["message"].to_string().contains("not today"), "{told}");
     ensure!(release.call("h", &Value::Null)?.ok()? == json!("two"), "the former revision is gone");
-    ask(&release, "POST", "/registry/h", b"\x7fELF")?.error(400, "bad_bundle")?;
+    ask(&release, "POST", "/registry/h", b"\x7fELF\0")?.error(400, "bad_bundle")?;
 
     namespace.apply(&handler("inline", &constant("mine")).to_string())?;
     let said = ask(&release, "GET", "/registry/inline", b"")?.error(409, "conflict")?;
