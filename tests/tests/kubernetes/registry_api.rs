@@ -5,6 +5,7 @@ use openlambda_tests::kubernetes::{Release, Volume, handler};
 use openlambda_tests::{Request, Response, until};
 use serde_json::{Value, json};
 
+use crate::control_plane::ApiServerStopped;
 use crate::shared::constant;
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -88,5 +89,28 @@ fn what_is_posted_to_lard_serves_until_it_is_deleted() -> Result<()> {
         Ok((release.call("h", &Value::Null)?.status == 404).then_some(()))
     })?;
     ask(&release, "DELETE", "/registry/h", b"")?.error(404, "handler_not_found")?;
-    Ok(())
+    without_the_api_server(&release)
+}
+
+/// It is said, and calls go on; and what was refused can be sent again.
+fn without_the_api_server(release: &Release) -> Result<()> {
+    let lard = release.lard()?;
+    let request = |method: &str, path: &str| {
+        Request::new(method, path).header("Authorization", &format!("Bearer {TOKEN}")).body(constant("three"))
+    };
+    let stopped = ApiServerStopped::new()?;
+    for (method, path) in [("POST", "/registry/g"), ("DELETE", "/registry/g"), ("GET", "/registry/")] {
+        let refused = request(method, path).send_to(lard)?;
+        refused.error(503, "api_server_unavailable")?;
+        ensure!(refused.header("retry-after").is_some(), "{method}: no Retry-After");
+    }
+    ensure!(Request::call("g", &Value::Null).send_to(lard)?.ok()? == json!("two"), "not what served before");
+    drop(stopped);
+    let posted = until("the upload once the API server is back", || {
+        let posted = request("POST", "/registry/g").send_to(lard)?;
+        Ok((posted.status == 201).then_some(posted))
+    })?;
+    // The refused one has left no revision behind.
+    ensure!(posted.json()?["revision"] == 2, "{}", posted.text());
+    release.wait_for_answer("g", &Value::Null, &json!("three"))
 }
