@@ -17,6 +17,10 @@ COPY . /out/
 FROM ${BINARIES} AS binaries
 
 FROM debian:bookworm-slim
+# Where it takes uploads it asks the registry, which may be any S3 service.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
 COPY --from=binaries /out/ /
 LABEL org.opencontainers.image.title="openlambda-lard" org.opencontainers.image.licenses="Apache-2.0"
 USER 65532:65532

@@ -1,5 +1,5 @@
 //! The same program as a plugin of kubectl: under the name `kubectl-openlambda`, `--cluster [[CONTEXT/]NAMESPACE/]NAME` is a
-//! `LambdaCluster`, and `--namespace` and `--context` say what it leaves out.
+//! `LambdaCluster`, and `--namespace` (`-n`, as of every command of kubectl) and `--context` say what it leaves out.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,13 +19,14 @@ pub fn is_meant(argv: &[OsString]) -> bool {
 /// Makes `--cluster` a place with a scheme. `namespace_of` gives that of a context, the current one if none is given.
 pub fn rewrite(argv: Vec<OsString>, namespace_of: &dyn Fn(Option<&str>) -> Option<String>) -> Vec<OsString> {
     let (mut namespace, mut context, mut rest) = (None, None, Vec::new());
-    let mut argv = argv.into_iter();
+    let counts = argv.iter().any(|argument| argument == "workers");
+    let mut argv = argv.into_iter().peekable();
     while let Some(argument) = argv.next() {
         if argument == "--" {
             rest.push(argument);
             break;
         }
-        match flag(&argument) {
+        match flag(&argument).or_else(|| short(&argument, argv.peek(), counts)) {
             Some(("--namespace", value)) => namespace = value.or_else(|| next(&mut argv)),
             Some(("--context", value)) => context = value.or_else(|| next(&mut argv)),
             _ => rest.push(argument),
@@ -58,6 +59,28 @@ pub fn rewrite(argv: Vec<OsString>, namespace_of: &dyn Fn(Option<&str>) -> Optio
 fn flag(argument: &OsString) -> Option<(&str, Option<String>)> {
     let text = argument.to_str().filter(|text| text.starts_with("--"))?;
     Some(text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned()))))
+}
+
+/// `-n NAMESPACE`, `-nNAMESPACE` or `-n=NAMESPACE`; and the long flags with one dash, as all others may be written. `counts`: whether
+/// the command is `workers`, whose `-n` is a number.
+fn short<'a>(
+    argument: &'a OsString,
+    next: Option<&OsString>,
+    counts: bool,
+) -> Option<(&'a str, Option<String>)> {
+    let text = argument.to_str()?;
+    let (name, value) =
+        text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+    match name {
+        "-namespace" => return Some(("--namespace", value)),
+        "-context" => return Some(("--context", value)),
+        _ => {}
+    }
+    let rest = text.strip_prefix("-n")?;
+    let rest = rest.strip_prefix('=').unwrap_or(rest);
+    let given = if rest.is_empty() { next.and_then(|next| next.to_str()).unwrap_or_default() } else { rest };
+    let is_number = !given.is_empty() && given.bytes().all(|byte| byte.is_ascii_digit());
+    (!(counts && is_number)).then(|| ("--namespace", (!rest.is_empty()).then(|| rest.to_owned())))
 }
 
 fn next(argv: &mut impl Iterator<Item = OsString>) -> Option<String> {
@@ -106,6 +129,11 @@ mod tests {
             ("--cluster c --namespace=o", "k8s://o/c"),
             ("--context x --cluster c", "k8s://x/default/c"),
             ("--context=x --cluster n/c", "k8s://x/n/c"),
+            ("-n o --cluster c", "k8s://o/c"),
+            ("--cluster c -n=o", "k8s://o/c"),
+            ("--cluster c -no", "k8s://o/c"),
+            ("-n 3 --cluster c", "k8s://3/c"),
+            ("-namespace o -context=x --cluster c", "k8s://x/o/c"),
         ] {
             assert_eq!(
                 rewritten(&format!("p upload {given} --handler h")),
@@ -116,6 +144,21 @@ mod tests {
         assert_eq!(
             rewritten("p setconf --cluster c -- --cluster"),
             "p setconf --cluster k8s://here/c -- --cluster"
+        );
+    }
+
+    #[test]
+    fn a_number_is_one_of_workers() {
+        for number in ["-n 3", "-n3", "-n=3"] {
+            let place = "--cluster k8s://here/c";
+            assert_eq!(
+                rewritten(&format!("p workers {number} --cluster c")),
+                format!("p workers {number} {place}")
+            );
+        }
+        assert_eq!(
+            rewritten("p workers -n team-3 --cluster c -n 3"),
+            "p workers --cluster k8s://team-3/c -n 3"
         );
     }
 

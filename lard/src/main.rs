@@ -11,8 +11,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use openlambda_config::{BalancerConfig, durations};
 use openlambda_lard::kubernetes::{self, Scope};
-use openlambda_lard::registry::RegistryApi;
-use openlambda_lard::{Gateway, Settings, admin, poll, reload, server};
+use openlambda_lard::registry::{Handlers, RegistryApi};
+use openlambda_lard::{Gateway, Settings, admin, poll, registry, reload, server};
 use openlambda_telemetry::{AdminServer, Drain, Readiness, Registry, Signals, logging};
 
 /// A call makes and frees some dozens of small things, and this does that with less CPU time than the C library.
@@ -97,16 +97,17 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
     let drain_timeout = settings.drain_timeout;
     let registry = Registry::new("lard")?;
     let gateway = Gateway::new(config, settings, &registry)?;
+    let cluster = match kubernetes {
+        Some(options) => Some(Cluster::of(options).await?),
+        None => None,
+    };
     if let Some(registry_api) = &config.registry_api {
-        if kubernetes.is_some() {
-            bail!(
-                "{}: RegistryApi: not in Kubernetes, where Handlers are the API: remove the key",
-                config.file.display()
-            );
-        }
-        let opened = RegistryApi::open(registry_api).with_context(|| config.file.display().to_string())?;
+        let handlers =
+            cluster.as_ref().map(|Cluster { client, scope }| Handlers::new(client.clone(), scope.clone()));
+        let opened = RegistryApi::open(registry_api, handlers);
         // It is the first.
-        let _ = gateway.registry.set(opened);
+        let _ = gateway.registry.set(opened.with_context(|| config.file.display().to_string())?);
+        tokio::spawn(registry::follow(Arc::clone(&gateway)));
     }
     let listener = server::bind(&config.host, config.port, "Port").await?;
     let address = listener.local_addr()?;
@@ -115,8 +116,8 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
     let starting = readiness.block("start");
     let admin = AdminServer::start(admin_listener, admin::router(registry, readiness.clone(), &gateway))?;
     let drain = Drain::new();
-    if let Some(kubernetes) = kubernetes {
-        follow(kubernetes, &gateway, &readiness).await?;
+    if let Some(cluster) = cluster {
+        cluster.follow(&gateway, &readiness);
     }
     tokio::spawn(reload::follow(config.clone(), Arc::clone(&gateway), kubernetes.is_none()));
     tokio::spawn(poll::follow(Arc::clone(&gateway)));
@@ -150,13 +151,27 @@ async fn work(config: &BalancerConfig, kubernetes: Option<&Kubernetes>) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-/// Begins to follow what the API server says.
-async fn follow(options: &Kubernetes, gateway: &Arc<Gateway>, readiness: &Readiness) -> anyhow::Result<()> {
-    let client = kube::Client::try_default().await.context("no way to reach a Kubernetes API server")?;
-    let scope = Scope { cluster: options.cluster.clone(), namespace: options.namespace.clone() };
-    let gateway = Arc::clone(gateway);
-    let agents = kubernetes::follow_agents(client.clone(), &scope, Arc::clone(&gateway), readiness.clone());
-    tokio::spawn(agents);
-    tokio::spawn(kubernetes::follow_limits(client, scope, gateway));
-    Ok(())
+/// The LambdaCluster, and the way to its API server.
+struct Cluster {
+    client: kube::Client,
+    scope: Scope,
+}
+
+impl Cluster {
+    /// As a pod, or by the kubeconfig. Nothing is asked yet.
+    async fn of(options: &Kubernetes) -> anyhow::Result<Self> {
+        let client = kube::Client::try_default().await.context("no way to reach a Kubernetes API server")?;
+        let scope = Scope { cluster: options.cluster.clone(), namespace: options.namespace.clone() };
+        Ok(Self { client, scope })
+    }
+
+    /// Begins to follow what the API server says.
+    fn follow(self, gateway: &Arc<Gateway>, readiness: &Readiness) {
+        let Self { client, scope } = self;
+        let gateway = Arc::clone(gateway);
+        let agents =
+            kubernetes::follow_agents(client.clone(), &scope, Arc::clone(&gateway), readiness.clone());
+        tokio::spawn(agents);
+        tokio::spawn(kubernetes::follow_limits(client, scope, gateway));
+    }
 }

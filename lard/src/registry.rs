@@ -1,26 +1,23 @@
-//! The registry's HTTP API of today's OpenLambda, `/registry/…`, for a lard with workers of its own configuration:
-//! uploads, deletes, lists and gives back, for whoever has the token.
+//! The registry's HTTP API of today's OpenLambda, `/registry/…`: uploads, deletes, lists and gives back, for whoever has
+//! the token. Workers of lard's own configuration are told; in Kubernetes Handlers are what it makes, changes and deletes, and
+//! what they name is what there is ([`Handlers`]).
 //!
 //! Off, it is a route that says so. On, nothing of it blocks calls: bodies go to a file as they come, and what packs,
 //! unpacks, hashes or asks the registry has its own threads, [`AT_ONCE`] at most. What was sent in part leaves nothing behind.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use openlambda_api::look::Wanted;
 use openlambda_api::{HandlerName, Reason};
-use openlambda_bundle::Manifest;
 use openlambda_config::RegistryApiConfig;
-use openlambda_config::registry::Secret;
-use openlambda_store::{Revision, Store};
-use serde_json::{Value, json};
-use subtle::ConstantTimeEq as _;
+use openlambda_store::Store;
+use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::body;
 use crate::gateway::Gateway;
@@ -28,15 +25,22 @@ use crate::headers::X_REQUEST_ID;
 use crate::reply::{Failure, Reply};
 use crate::route::Resource;
 
+mod delete;
 mod download;
 mod failure;
+mod folder;
+mod give;
+mod handlers;
 mod tell;
+mod token;
 mod upload;
 mod work;
 
 pub use download::Download;
 pub use failure::OpenError;
-use failure::{of_bundle, of_store};
+use failure::of_bundle;
+pub use handlers::Handlers;
+use token::Token;
 use work::Work;
 
 /// Requests that are worked on at a time; more are told to come back.
@@ -46,16 +50,13 @@ const COME_BACK: Duration = Duration::from_secs(2);
 /// Who asks without the right token is told what is wanted.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"registry\"");
 
-/// What stands before the token.
-const SCHEME: &[u8] = b"Bearer ";
-/// What an archive that was fetched is called in a working folder.
-const FETCHED: &str = "fetched.tar.gz";
-
 /// The registry, and who may use it.
 pub struct RegistryApi {
     store: Store,
-    token: Secret,
+    token: Token,
     places: Arc<Semaphore>,
+    /// In Kubernetes.
+    handlers: Option<Handlers>,
 }
 
 /// What goes out besides errors: a status and a body.
@@ -65,18 +66,13 @@ enum Answer {
 }
 
 impl RegistryApi {
-    /// Reads the token, and where the registry is. The registry itself is not asked yet.
-    pub fn open(config: &RegistryApiConfig) -> Result<Self, OpenError> {
-        let token = config.token()?;
+    /// Reads the token, and where the registry is. The registry itself is not asked yet. In Kubernetes (`handlers`) the token may
+    /// come later: calls do not wait for a Secret.
+    pub fn open(config: &RegistryApiConfig, handlers: Option<Handlers>) -> Result<Self, OpenError> {
+        let token = Token::open(config.clone(), handlers.is_some())?;
         let store = Store::open(&config.place()?)?;
         tracing::info!(place = store.place(), "takes uploads for the registry: /registry/<handler>");
-        Ok(Self { store, token, places: Arc::new(Semaphore::new(AT_ONCE)) })
-    }
-
-    fn knows(&self, headers: &HeaderMap) -> bool {
-        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let (scheme, token) = given.split_at_checked(SCHEME.len()).unwrap_or_default();
-        scheme.eq_ignore_ascii_case(SCHEME) && bool::from(token.ct_eq(self.token.expose().as_bytes()))
+        Ok(Self { store, token, places: Arc::new(Semaphore::new(AT_ONCE)), handlers })
     }
 
     fn place(&self) -> Result<Work, Failure> {
@@ -88,6 +84,17 @@ impl RegistryApi {
             )
         })?;
         Work::new(permit).map_err(|error| of_bundle(&error))
+    }
+}
+
+/// Removes what a lard that was killed has left, and follows the token for ever.
+pub async fn follow(gateway: Arc<Gateway>) {
+    let Some(api) = gateway.registry.get() else { return };
+    // If it panicked it has said so itself.
+    let _ = spawn_blocking(folder::sweep).await;
+    loop {
+        tokio::time::sleep(token::EVERY).await;
+        api.token.look().await;
     }
 }
 
@@ -111,10 +118,10 @@ pub async fn answer(
             }
             uploaded
         }
-        (Resource::Handler(handler), Method::DELETE) => delete(api, gateway, handler).await,
-        (Resource::Handler(handler), _) => archive(api, gateway, handler).await,
-        (Resource::Config(handler), _) => manifest(api, handler).await,
-        (Resource::All, _) => list(api).await,
+        (Resource::Handler(handler), Method::DELETE) => delete::run(api, gateway, handler).await,
+        (Resource::Handler(handler), _) => give::archive(api, gateway, handler).await,
+        (Resource::Config(handler), _) => give::manifest(api, handler).await,
+        (Resource::All, _) => give::list(api).await,
     };
     answered.map_or_else(|failure| failure.response(id), |answer| answer.response(id))
 }
@@ -139,7 +146,10 @@ type Refusal = (Failure, Option<(HeaderName, HeaderValue)>);
 /// Whether it is on, who asks, and with which verb; in this order, so that strangers learn nothing.
 fn admit<'a>(gateway: &'a Gateway, resource: &Resource, head: &Parts) -> Result<&'a RegistryApi, Refusal> {
     let api = gateway.registry.get().ok_or_else(|| (off(), None))?;
-    if !api.knows(&head.headers) {
+    if !api.token.is_there() {
+        return Err((closed(), None));
+    }
+    if !api.token.is_in(&head.headers) {
         return Err((stranger(), Some((WWW_AUTHENTICATE, CHALLENGE))));
     }
     let allowed = allowed(resource);
@@ -167,13 +177,20 @@ async fn refuse(
 
 fn off() -> Failure {
     let message = "the registry's API is off: admin load-balancer --registry-api turns it on, or RegistryApi in lard's \
-                   configuration; admin upload does without it";
+                   configuration, or in Kubernetes spec.loadBalancer.registryAPI of the LambdaCluster; admin upload does \
+                   without it";
     Failure::new(Reason::NotFound, message)
+}
+
+fn closed() -> Failure {
+    let message = "the registry's API has no token, so nobody can use it: its file is missing or wrong, lard's log says how; \
+                   in Kubernetes the Secret of spec.loadBalancer.registryAPI.token must have it under the key token";
+    Failure::new(Reason::RegistryUnavailable, message)
 }
 
 fn stranger() -> Failure {
     let message = "the registry's API wants the header \"Authorization: Bearer TOKEN\", with the token of the file \
-                   that RegistryApi.TokenFile names";
+                   that RegistryApi.TokenFile names, in Kubernetes of the Secret of spec.loadBalancer.registryAPI.token";
     Failure::new(Reason::Unauthorized, message)
 }
 
@@ -191,66 +208,4 @@ fn wrong_verb(method: &Method, allowed: &str) -> Failure {
 fn unknown(handler: &HandlerName) -> Failure {
     let message = format!("the registry has no handler \"{}\": GET /registry/ lists them", handler.as_str());
     Failure::new(Reason::HandlerNotFound, message)
-}
-
-async fn list(api: &RegistryApi) -> Result<Answer, Failure> {
-    let (work, store) = (api.place()?, api.store.clone());
-    let (listed, _work) = work.ask(async move |_: &Path| store.handlers().await).await?;
-    let names: Vec<_> = listed.map_err(|error| of_store(&error))?.into_iter().map(|one| one.name).collect();
-    let names: Vec<_> = names.iter().map(HandlerName::as_str).collect();
-    Ok(Answer::Json(StatusCode::OK, json!(names)))
-}
-
-async fn delete(api: &RegistryApi, gateway: &Gateway, handler: HandlerName) -> Result<Answer, Failure> {
-    let (work, store, name) = (api.place()?, api.store.clone(), handler.clone());
-    let (deleted, _work) = work.ask(async move |_: &Path| store.delete(&name).await).await?;
-    if !deleted.map_err(|error| of_store(&error))? {
-        return Err(unknown(&handler));
-    }
-    tracing::info!(handler = handler.as_str(), "deleted");
-    let workers = tell::all(gateway, &handler, Wanted::Gone).await;
-    Ok(Answer::Json(StatusCode::OK, json!({"handler": handler.as_str(), "workers": workers})))
-}
-
-/// Fetches and verifies the archive that serves, into a working folder.
-async fn fetch(api: &RegistryApi, handler: HandlerName) -> Result<(Revision, Work), Failure> {
-    let (work, store, name) = (api.place()?, api.store.clone(), handler.clone());
-    let (fetched, work) = work
-        .ask(async move |folder: &Path| {
-            let Some(serving) = store.record(&name).await?.and_then(|record| record.serving().cloned())
-            else {
-                return Ok(None);
-            };
-            store.fetch(&serving.key, &serving.digest, &folder.join(FETCHED)).await?;
-            Ok(Some(serving))
-        })
-        .await?;
-    let revision = fetched.map_err(|error| of_store(&error))?.ok_or_else(|| unknown(&handler))?;
-    Ok((revision, work))
-}
-
-async fn archive(api: &RegistryApi, gateway: &Gateway, handler: HandlerName) -> Result<Answer, Failure> {
-    let (_, work) = fetch(api, handler).await?;
-    let download = Download::open(work, FETCHED, gateway.settings.body_timeout).await;
-    Ok(Answer::Archive(download.map_err(|error| of_bundle(&error))?))
-}
-
-async fn manifest(api: &RegistryApi, handler: HandlerName) -> Result<Answer, Failure> {
-    let (revision, work) = fetch(api, handler.clone()).await?;
-    let (read, _work) = work
-        .block(|folder| {
-            let (archive, unpacked) = (folder.join(FETCHED), folder.join("unpacked"));
-            let local = |error| openlambda_bundle::BundleError::io(folder, error);
-            std::fs::create_dir(&unpacked).map_err(local)?;
-            openlambda_bundle::unpack(std::fs::File::open(archive).map_err(local)?, &unpacked)?;
-            Manifest::of(&unpacked)
-        })
-        .await?;
-    let manifest = read.map_err(|error| of_bundle(&error))?;
-    let mut value =
-        json!({"handler": handler.as_str(), "revision": revision.number, "digest": revision.digest});
-    if let (Some(all), Ok(Value::Object(own))) = (value.as_object_mut(), serde_json::to_value(&manifest)) {
-        all.extend(own);
-    }
-    Ok(Answer::Json(StatusCode::OK, value))
 }

@@ -1,5 +1,5 @@
 //! The registry's API at lard's port: who may use it, what it takes, what it refuses, and that nothing is left of that.
-//! With real workers: `tests/tests/local/registry_api.rs`.
+//! With real workers: `tests/tests/local/registry_api.rs`. In Kubernetes: `registry_handlers.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails may panic, in its helpers too")]
 
@@ -7,131 +7,18 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{HeaderMap, Request};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::Request;
 use openlambda_bundle::{MAX_ARCHIVE, pack_file};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use support::process::{Process, command, run, with_ports};
+use support::front::{Front, SCRIPT, TOKEN, archive, files};
+use support::process::command;
 use support::{Agent, Kind, LONG, config, until};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-const TOKEN: &str = "a-token-of-the-tests";
-const SCRIPT: &[u8] = b"def handler(event):\n    return 1\n";
-
-/// A lard with a registry in a directory, and with a folder for temporary files that nobody else uses.
-struct Front {
-    directory: TempDir,
-    lard: Process,
-}
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&self.body)))
-    }
-
-    /// Status, reason and message of an error of lard's.
-    fn error(&self) -> (u16, String, String) {
-        let body = self.json();
-        assert_eq!(body["component"], "balancer", "{body}");
-        let text = |key: &str| body[key].as_str().unwrap().to_owned();
-        (self.status, text("reason"), text("message"))
-    }
-}
-
-/// The files of a cluster that lard reads, and its configuration.
-fn files(directory: &Path, registry: &str, admins: &[u16]) -> Value {
-    fs::create_dir(directory.join("tmp")).unwrap();
-    let (template, token) = (directory.join("template.json"), directory.join("token"));
-    let worker = json!({"registry_dir": "r", "worker_dir": "w", "registry": registry});
-    fs::write(&template, worker.to_string()).unwrap();
-    fs::write(&token, format!("{TOKEN}\n")).unwrap();
-    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-    let mut config = with_ports(config("LARD", &vec![1; admins.len()]));
-    for (index, admin) in admins.iter().enumerate() {
-        config["Servers"][index]["Port"] = json!(index + 1);
-        config["Servers"][index]["AdminPort"] = json!(admin);
-    }
-    config["RegistryApi"] = json!({"TokenFile": token, "Template": template});
-    config
-}
-
-impl Front {
-    async fn start(admins: &[u16]) -> Self {
-        Self::with_registry("./store", admins).await
-    }
-
-    async fn with_registry(registry: &str, admins: &[u16]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = files(directory.path(), registry, admins);
-        let (mut command, file) = command(&config);
-        command.env("TMPDIR", directory.path().join("tmp"));
-        Self { lard: run((command, file)).await, directory }
-    }
-
-    async fn send(&self, request: hyper::http::request::Builder, body: impl Into<Bytes>) -> Answer {
-        let request = request.header("host", "front").body(Full::new(body.into())).unwrap();
-        let sending = async {
-            let stream = TcpStream::connect(self.lard.address).await.unwrap();
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-            tokio::spawn(connection);
-            let (head, body) = sender.send_request(request).await.unwrap().into_parts();
-            let body = body.collect().await.unwrap().to_bytes().to_vec();
-            Answer { status: head.status.as_u16(), headers: head.headers, body }
-        };
-        tokio::time::timeout(LONG, sending).await.expect("no answer in time")
-    }
-
-    /// As somebody who has the token.
-    async fn ask(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
-        let request = Request::builder().method(method).uri(path);
-        self.send(request.header("authorization", format!("Bearer {TOKEN}")), body).await
-    }
-
-    /// A connection on which an upload has begun: its head, with a length or chunks, and what follows.
-    async fn begin(&self, length: &str, sent: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(self.lard.address).await.unwrap();
-        let head = format!(
-            "POST /registry/h HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n{length}\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(sent).await.unwrap();
-        stream
-    }
-
-    fn temporary(&self) -> usize {
-        fs::read_dir(self.directory.path().join("tmp")).unwrap().count()
-    }
-
-    /// Objects and records in the registry.
-    fn stored(&self) -> usize {
-        let folder = |name: &str| fs::read_dir(self.directory.path().join("store").join(name));
-        ["handlers", "bundles"].iter().map(|name| folder(name).map_or(0, Iterator::count)).sum()
-    }
-
-    async fn nothing_is_left(&self) {
-        until("no temporary file is left", || self.temporary() == 0).await;
-    }
-}
-
-fn archive(text: &[u8]) -> Vec<u8> {
-    pack_file("lambda_func.py", text, Vec::new()).unwrap()
-}
 
 #[tokio::test]
 async fn it_is_off_unless_it_is_enabled_and_says_how_that_is_done() {
@@ -307,6 +194,33 @@ async fn a_client_that_leaves_leaves_nothing_and_only_a_few_are_served_at_once()
 }
 
 #[tokio::test]
+async fn what_a_lard_that_was_killed_has_left_goes_and_what_another_works_in_stays() {
+    let mut front = Front::start(&[]).await;
+    let upload = front.begin("content-length: 100000", &[0x1f, 0x8b, 8, 0]).await;
+    until("the upload has begun", || front.temporary() == 1).await;
+    let other = front.another().await;
+    // It has looked once it takes up another token, which it does after that.
+    let token = front.directory.path().join("token");
+    let asked = async |token: &str| {
+        let request = Request::builder().uri("/registry/").header("authorization", format!("Bearer {token}"));
+        support::send(other.address, request.body(Full::default()).unwrap()).await.status
+    };
+    fs::write(&token, "another-token-of-the-tests").unwrap();
+    let taken_up = async {
+        while asked("another-token-of-the-tests").await != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, taken_up).await.expect("the token is not taken up");
+    assert_eq!((asked(TOKEN).await, front.temporary()), (401, 1));
+    front.lard.child.kill().await.unwrap();
+    drop(upload);
+    assert_eq!(front.temporary(), 1, "who is killed removes nothing");
+    let _third = front.another().await;
+    front.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn a_registry_that_is_away_is_said_to_be() {
     let front = Front::with_registry("./store", &[]).await;
     // A file where the folder was: a disk that is gone.
@@ -323,28 +237,22 @@ async fn a_registry_that_is_away_is_said_to_be() {
 async fn what_is_wrong_with_the_key_is_said_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = files(directory.path(), "./store", &[]);
-    let fails = async |config: &Value, arguments: &[&str]| {
-        let (mut command, file) = command(config);
-        if !arguments.is_empty() {
-            command = tokio::process::Command::new(env!("CARGO_BIN_EXE_openlambda-lard"));
-            command.args(arguments).arg("--config").arg(file.path());
-        }
+    let fails = async |config: &Value| {
+        let (mut command, _file) = command(config);
         let output = tokio::time::timeout(LONG, command.output()).await.unwrap().unwrap();
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!said.contains(TOKEN), "{said}");
         said
     };
-    let said = fails(&config, &["kubernetes", "--cluster", "c", "--namespace", "n"]).await;
-    assert!(said.contains("RegistryApi: not in Kubernetes"), "{said}");
     fs::set_permissions(directory.path().join("token"), fs::Permissions::from_mode(0o644)).unwrap();
-    let said = fails(&config, &[]).await;
+    let said = fails(&config).await;
     assert!(said.contains("mode 644") && said.contains("chmod 600"), "{said}");
     fs::set_permissions(directory.path().join("token"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(directory.path().join("template.json"), r#"{"registry_dir": "r", "worker_dir": "w"}"#).unwrap();
-    let said = fails(&config, &[]).await;
+    let said = fails(&config).await;
     assert!(said.contains("names no registry") && said.contains("admin registry"), "{said}");
     config["RegistryApi"] = json!({"Token": TOKEN});
-    let said = fails(&config, &[]).await;
+    let said = fails(&config).await;
     assert!(said.contains("RegistryApi.Token: unknown key"), "{said}");
 }

@@ -33,6 +33,8 @@ mod packages;
 mod quickstart;
 #[path = "kubernetes/registry.rs"]
 mod registry;
+#[path = "kubernetes/registry_api.rs"]
+mod registry_api;
 #[path = "kubernetes/releases.rs"]
 mod releases;
 #[path = "kubernetes/revisions.rs"]

@@ -11,10 +11,9 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use openlambda_api::cluster::S3;
 use openlambda_api::labels::{self, children};
-use openlambda_api::{Handler, HandlerName};
+use openlambda_api::{Handler, HandlerName, uploaded};
 use openlambda_config::registry::{Keys, S3Config, Secret};
 use openlambda_store::Revision;
-use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::forward::Forward;
@@ -126,28 +125,24 @@ impl Found {
 
     /// Has a Handler say that this revision serves; makes it if there is none. Gives its generation.
     pub async fn point(&self, handler: &HandlerName, revision: &Revision) -> Result<i64> {
-        let key = format!("{}/{}", self.connection.place.namespace, revision.key);
-        let bundle = json!({"key": key, "digest": revision.digest.as_str()});
+        let Place { name, namespace, .. } = &self.connection.place;
+        let bundle = uploaded::source(namespace, &revision.key, revision.digest.as_str());
         let api = self.handlers();
         let there = api.get_opt(handler.as_str()).await.map_err(|error| explained(&error))?;
         let written = match there {
             Some(there) => {
-                let serves =
-                    there.spec.cluster.as_deref().is_none_or(|name| name == self.connection.place.name);
-                if !serves {
+                if !uploaded::is_of(there.spec.cluster.as_deref(), name) {
                     bail!(
                         "the Handler {} belongs to another LambdaCluster of the namespace",
                         handler.as_str()
                     );
                 }
-                api.patch(handler.as_str(), &PatchParams::default(), &Patch::Merge(&edit(&bundle))).await
+                api.patch(handler.as_str(), &PatchParams::default(), &Patch::Merge(&uploaded::edit(&bundle)))
+                    .await
             }
             None => {
-                let object = json!({
-                    "apiVersion": "openlambda.dev/v1alpha1", "kind": "Handler", "metadata": {"name": handler.as_str()},
-                    "spec": {"cluster": self.connection.place.name, "source": {"bundle": bundle}},
-                });
-                let object: Handler = serde_json::from_value(object)?;
+                let object: Handler =
+                    serde_json::from_value(uploaded::object(handler.as_str(), name, &bundle))?;
                 let parameters =
                     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
                 api.create(&parameters, &object).await
@@ -187,15 +182,10 @@ pub(super) async fn await_status(
     let (api, until) = (connection.api::<Handler>(), Instant::now() + READY_WITHIN);
     loop {
         let object = api.get(handler.as_str()).await.map_err(|error| explained(&error))?;
-        let status = serde_json::to_value(object.status)?;
-        match verdict(&status, generation) {
-            Some(Ok(line)) => {
-                let _ = writeln!(out, "{line}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            Some(Err(line)) => {
-                let _ = writeln!(out, "{line}");
-                return Ok(ExitCode::FAILURE);
+        match uploaded::told(object.status.as_ref(), generation) {
+            Some(told) => {
+                let _ = writeln!(out, "{}", told.message);
+                return Ok(if told.serves { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
             None if Instant::now() >= until => {
                 bail!(
@@ -222,49 +212,4 @@ async fn certificates(api: &Api<ConfigMap>, name: &str) -> Result<NamedTempFile>
     let mut file = NamedTempFile::new().context("no room for temporary files")?;
     file.write_all(pem.as_bytes()).context("no room for temporary files")?;
     Ok(file)
-}
-
-/// The source is this bundle, and nothing else that it was; and all calls go to it.
-fn edit(bundle: &Value) -> Value {
-    let source = json!({"bundle": bundle, "inline": null, "files": null, "configMap": null, "http": null});
-    json!({"spec": {"source": source, "traffic": null}})
-}
-
-/// What a status says of a generation, once it says something final.
-fn verdict(status: &Value, generation: i64) -> Option<Result<String, String>> {
-    if status["observedGeneration"].as_i64()? < generation {
-        return None;
-    }
-    let conditions = status["conditions"].as_array()?;
-    let of = |kind: &str| conditions.iter().find(|condition| condition["type"] == kind);
-    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-    let agents = status["agents"]["summary"].as_str().unwrap_or("no");
-    if of("Ready")?["status"] == "True" {
-        return Some(Ok(format!("{agents} agents serve it")));
-    }
-    let failed = conditions.iter().find(|one| one["status"] == "False" && one["type"] != "Ready");
-    let stalled = of("Stalled").is_some_and(|stalled| stalled["status"] == "True");
-    let failed = failed.or_else(|| of("Ready")).filter(|_| stalled)?;
-    Some(Err(format!("{agents} agents serve it: {}: {}", text(failed, "reason"), text(failed, "message"))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_final_ends_the_wait() {
-        let condition =
-            |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m"});
-        let status = |generation: i64, conditions: &[Value]| json!({"observedGeneration": generation, "agents": {"summary": "2/3"}, "conditions": conditions});
-        assert_eq!(verdict(&json!(null), 2), None);
-        assert_eq!(verdict(&status(1, &[condition("Ready", "True")]), 2), None);
-        let ready = verdict(&status(2, &[condition("Ready", "True")]), 2);
-        assert_eq!(ready, Some(Ok("2/3 agents serve it".into())));
-        let under_way = [condition("Ready", "False"), condition("SourceResolved", "False")];
-        assert_eq!(verdict(&status(2, &under_way), 2), None);
-        let failed =
-            [condition("Ready", "False"), condition("CodeLoads", "False"), condition("Stalled", "True")];
-        assert_eq!(verdict(&status(3, &failed), 2), Some(Err("2/3 agents serve it: R: m".into())));
-    }
 }

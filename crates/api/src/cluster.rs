@@ -18,7 +18,7 @@ mod registry;
 pub use agent::{
     AgentSpec, Cache, ImportCache, ImportCacheMode, Queue, Resources, Storage, Tree, UpdateStrategy,
 };
-pub use balancer::{Ingress, LoadBalancer, LoadFormula, Policy, Service, ServiceType, Tls};
+pub use balancer::{Ingress, LoadBalancer, LoadFormula, Policy, RegistryApi, Service, ServiceType, Tls};
 pub use registry::{Embedded, REGISTRY_BUCKET, Registry, S3};
 
 /// What a cluster is to be. Everything has a default.
@@ -54,6 +54,10 @@ pub use registry::{Embedded, REGISTRY_BUCKET, Registry, S3};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[(
+    "!has(self.loadBalancer) || !has(self.loadBalancer.registryAPI) || has(self.registry)",
+    "loadBalancer.registryAPI needs registry, where uploads go",
+)])))]
 pub struct LambdaClusterSpec {
     /// The workers: one on each node that is chosen.
     pub agent: AgentSpec,

@@ -53,6 +53,8 @@ reasons! {
     MethodNotAllowed 405 "method_not_allowed";
     /// The client did not send its request in time.
     RequestTimeout 408 "request_timeout";
+    /// What is there stands in the way: it is somebody else's, or of another kind.
+    Conflict 409 "conflict";
     /// The body is over the limit.
     PayloadTooLarge 413 "payload_too_large";
     /// The handler's concurrency or queue is full.
@@ -75,8 +77,12 @@ reasons! {
     AgentUnreachable 502 "agent_unreachable";
     /// The registry answers, and not with what was asked for: it refuses the keys, or lacks what it should have.
     RegistryRefused 502 "registry_refused";
+    /// The Kubernetes API server refuses.
+    ApiServerRefused 502 "api_server_refused";
     /// The registry is away.
     RegistryUnavailable 503 "registry_unavailable";
+    /// The Kubernetes API server is away.
+    ApiServerUnavailable 503 "api_server_unavailable";
     /// No agent, or no memory on the node.
     NoCapacity 503 "no_capacity";
     /// The agent is shutting down; another may be tried.

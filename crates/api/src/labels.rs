@@ -117,9 +117,13 @@ pub mod children {
     pub const ACCESS_KEY: &str = "accessKeyID";
     /// The key of a Secret with the secret key of a registry.
     pub const SECRET_KEY: &str = "secretAccessKey";
-    /// The agents' variable with the access key of the registry.
+    /// Where the token of lard's registry API is mounted, as [`TOKEN_FILE`].
+    pub const TOKEN_DIR: &str = "/etc/openlambda-registry-api";
+    /// The key of the Secret with that token, and so the file.
+    pub const TOKEN_FILE: &str = "token";
+    /// The variable of agents and lard with the access key of the registry.
     pub const REGISTRY_ACCESS_KEY: &str = "OPENLAMBDA_REGISTRY_ACCESS_KEY";
-    /// The agents' variable with the secret key of the registry.
+    /// The variable of agents and lard with the secret key of the registry.
     pub const REGISTRY_SECRET_KEY: &str = "OPENLAMBDA_REGISTRY_SECRET_KEY";
     /// The agents' variable with the user of the package index.
     pub const INDEX_USERNAME: &str = "OPENLAMBDA_INDEX_USERNAME";

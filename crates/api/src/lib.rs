@@ -19,6 +19,7 @@ pub mod revision;
 pub mod schema;
 pub mod source;
 pub mod state;
+pub mod uploaded;
 
 pub use cluster::{LambdaCluster, LambdaClusterSpec, LambdaClusterStatus};
 pub use conditions::{ConditionReason, ConditionType, Verdict};

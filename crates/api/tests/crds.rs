@@ -176,6 +176,7 @@ spec:
     queue: {length: 5000, timeout: 10s}
     resources: {requests: {cpu: 500m, memory: 128Mi}}
     service: {type: ClusterIP, port: 80}
+    registryAPI: {token: {secretName: uploads}}
   ingress: {className: traefik, host: functions.example.com, tls: {secretName: functions-tls}}
 ";
     lossless::<LambdaCluster>(cluster);

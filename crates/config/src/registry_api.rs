@@ -1,4 +1,6 @@
 //! `RegistryApi` in lard's file: whether it takes uploads, from whom, and for which registry.
+//!
+//! The registry is that of the workers' template, or, where lard has none at hand, what stands under `Registry`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::registry::{Place, SECRET_KEY, Secret};
+use crate::registry::{self, Place, SECRET_KEY, Secret};
 use crate::section::Section;
 use crate::worker::{WorkerConfig, paths};
 use crate::{ConfigError, file};
@@ -22,14 +24,26 @@ const TOKEN_FILE: &str = "registry_api.token";
 const TOKEN_MAX: u64 = 4 << 10;
 /// What others than the owner may do with a file.
 const OTHERS: u32 = 0o077;
+/// What a group may do with one that root gives to it, as a kubelet does.
+const GIVEN: u32 = 0o040;
+const ROOT: u32 = 0;
 
 /// That lard takes uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryApiConfig {
     /// `TokenFile`: who uploads must know what is in it.
     pub token_file: PathBuf,
-    /// `Template`: the workers' template, which says where the registry is, and its keys.
-    pub template: PathBuf,
+    /// Where the registry is.
+    pub registry: RegistryOf,
+}
+
+/// Where it stands which registry uploads go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryOf {
+    /// `Template`: the workers' template, which says it, and its keys.
+    Template(PathBuf),
+    /// `Registry`: here, with the keys of a worker's file.
+    Here(Place),
 }
 
 /// Why a token cannot be had.
@@ -95,8 +109,30 @@ pub(crate) fn read(root: &mut Section<'_>, file: &Path) -> Option<RegistryApiCon
         PathBuf::new()
     });
     let template = paths::optional(&mut section, "Template", directory);
+    let registry = match section.has("Registry") {
+        false => {
+            section.get("Registry");
+            None
+        }
+        true => here(&mut section, directory),
+    };
+    if template.is_some() && registry.is_some() {
+        section.blame("Template", None, "and Registry say the same thing: give one of them");
+    }
     root.absorb(section.finish());
-    Some(RegistryApiConfig { token_file, template: template.unwrap_or_else(|| directory.join(TEMPLATE)) })
+    let template = || RegistryOf::Template(template.unwrap_or_else(|| directory.join(TEMPLATE)));
+    Some(RegistryApiConfig { token_file, registry: registry.map_or_else(template, RegistryOf::Here) })
+}
+
+fn here(section: &mut Section<'_>, directory: &Path) -> Option<Place> {
+    let mut inner = section.section("Registry");
+    let registry = registry::read(&mut inner, directory);
+    let problems = inner.finish();
+    if registry.is_none() && problems.is_empty() {
+        section.blame("Registry", None, "names no registry: set registry in it, such as \"s3://bucket\"");
+    }
+    section.absorb(problems);
+    registry.map(|registry| registry.place)
 }
 
 impl RegistryApiConfig {
@@ -110,8 +146,9 @@ impl RegistryApiConfig {
         let path = &self.token_file;
         let failed = |source| TokenError::Read { file: path.clone(), source };
         let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
-        if mode & OTHERS != 0 {
+        let metadata = file.metadata().map_err(failed)?;
+        let mode = metadata.mode() & 0o7777;
+        if mode & refused(metadata.uid(), rustix::process::geteuid().as_raw()) != 0 {
             return Err(TokenError::Open { file: path.clone(), mode });
         }
         let mut text = String::new();
@@ -125,11 +162,19 @@ impl RegistryApiConfig {
 
     /// Where the registry is, with its keys, as the workers have it.
     pub fn place(&self) -> Result<Place, PlaceError> {
-        let template = file::read(&self.template)?;
-        let config = WorkerConfig::of_template(&template, &self.template)?;
-        let registry = config.registry.ok_or_else(|| PlaceError::None { file: self.template.clone() })?;
+        let file = match &self.registry {
+            RegistryOf::Here(place) => return Ok(place.clone()),
+            RegistryOf::Template(file) => file,
+        };
+        let config = WorkerConfig::of_template(&file::read(file)?, file)?;
+        let registry = config.registry.ok_or_else(|| PlaceError::None { file: file.clone() })?;
         Ok(registry.place)
     }
+}
+
+/// What the file of a token may not let others do, by whose it is and who reads it.
+fn refused(owner: u32, reader: u32) -> u32 {
+    if owner == ROOT && reader != ROOT { OTHERS & !GIVEN } else { OTHERS }
 }
 
 #[cfg(test)]
@@ -151,16 +196,24 @@ mod tests {
         assert_eq!(balancer(Value::Null), Ok(None));
         let config = balancer(RegistryApiConfig::value()).unwrap().unwrap();
         assert_eq!(config.token_file, Path::new("/c/config/registry_api.token"));
-        assert_eq!(config.template, Path::new("/c/config/template.json"));
+        let template = RegistryOf::Template("/c/config/template.json".into());
+        assert_eq!(config.registry, template);
         let config = balancer(json!({"TokenFile": "/run/token"})).unwrap().unwrap();
-        assert_eq!(
-            (&*config.token_file, config.template),
-            (Path::new("/run/token"), "/c/config/template.json".into())
-        );
+        assert_eq!((&*config.token_file, config.registry), (Path::new("/run/token"), template));
         for (value, part) in [
             (json!({}), "RegistryApi.TokenFile: is missing"),
             (json!(true), "RegistryApi = true: must be an object"),
             (json!({"TokenFile": "t", "Tempalte": "x"}), "do you mean \"Template\"?"),
+            (json!({"TokenFile": "t", "Registry": {}}), "RegistryApi.Registry: names no registry"),
+            (
+                json!({"TokenFile": "t", "Registry": {"registry": "gs://b"}}),
+                "Registry.registry = \"gs://b\": must be",
+            ),
+            (
+                json!({"TokenFile": "t", "Registry": {"registry": "s3://abc", "worker_port": 1}}),
+                "unknown key",
+            ),
+            (json!({"TokenFile": "t", "Template": "x", "Registry": {"registry": "/s"}}), "give one of them"),
         ] {
             let error = balancer(value).unwrap_err();
             assert!(error.contains(part), "{part}: {error}");
@@ -171,7 +224,8 @@ mod tests {
     fn a_token_is_long_and_its_owner_s_alone() {
         let directory = tempfile::tempdir().unwrap();
         let token_file = directory.path().join("token");
-        let config = RegistryApiConfig { token_file: token_file.clone(), template: "t".into() };
+        let registry = RegistryOf::Template("t".into());
+        let config = RegistryApiConfig { token_file: token_file.clone(), registry };
         let fails = |config: &RegistryApiConfig| config.token().unwrap_err().to_string();
         assert!(fails(&config).contains("cannot be read"));
         let write = |text: &str, mode| {
@@ -198,7 +252,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cluster = ClusterDir::new(directory.path()).unwrap();
         let template = directory.path().join("template.json");
-        let config = RegistryApiConfig { token_file: "t".into(), template: template.clone() };
+        let registry = RegistryOf::Template(template.clone());
+        let config = RegistryApiConfig { token_file: "t".into(), registry };
         assert!(config.place().unwrap_err().to_string().starts_with("RegistryApi.Template: cannot read"));
         let mut value = WorkerConfig::template(&cluster, "host");
         file::write(&template, &value).unwrap();
@@ -206,5 +261,29 @@ mod tests {
         value["registry"] = json!("/srv/store");
         file::write(&template, &value).unwrap();
         assert_eq!(config.place().unwrap(), Place::Directory("/srv/store".into()));
+    }
+
+    #[test]
+    fn without_a_template_it_stands_in_the_file() {
+        let registry =
+            json!({"registry": "s3://abc/functions", "registry_server": "http://r.functions.svc:9000"});
+        let config = balancer(json!({"TokenFile": "t", "Registry": registry})).unwrap().unwrap();
+        let place = config.place().unwrap().to_string();
+        assert_eq!(place, "s3://abc/functions at http://r.functions.svc:9000");
+    }
+
+    #[test]
+    fn root_may_give_a_token_to_a_group_but_not_to_everybody() {
+        let is_open = |mode: u32, owner, reader| mode & refused(owner, reader) != 0;
+        assert!(!is_open(0o440, 0, 65_532) && !is_open(0o600, 0, 0) && !is_open(0o400, 65_532, 65_532));
+        for (mode, owner, reader) in [
+            (0o444, 0, 65_532),
+            (0o460, 0, 65_532),
+            (0o440, 0, 0),
+            (0o440, 1000, 65_532),
+            (0o640, 1000, 1000),
+        ] {
+            assert!(is_open(mode, owner, reader), "{mode:o} {owner} {reader}");
+        }
     }
 }

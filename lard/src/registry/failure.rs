@@ -43,9 +43,48 @@ pub fn of_store(error: &StoreError) -> Failure {
     Failure::new(reason, error.to_string())
 }
 
+/// Of the Kubernetes API server.
+pub fn of_api(error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if status.code == 429 || status.code >= 500 => {
+            let message = format!("the Kubernetes API server does not do it now: {}", status.message);
+            Failure::new(Reason::ApiServerUnavailable, message)
+        }
+        kube::Error::Api(status) => {
+            let message = format!("the Kubernetes API server refuses: {}", status.message);
+            Failure::new(Reason::ApiServerRefused, message)
+        }
+        kube::Error::SerdeError(error) => {
+            Failure::new(Reason::ApiServerRefused, format!("the Handler cannot be read: {error}"))
+        }
+        other => {
+            let message = format!("the Kubernetes API server does not answer: {other}");
+            Failure::new(Reason::ApiServerUnavailable, message)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_api_server_that_is_away_and_one_that_refuses_are_told_apart() {
+        let said = |code| {
+            let status = kube::core::Status::failure("because", "Why").with_code(code).boxed();
+            let failure = of_api(&kube::Error::Api(status));
+            assert!(failure.message.contains("because"), "{}", failure.message);
+            (failure.reason.status(), failure.retry_after.is_some())
+        };
+        for code in [429, 500, 503, 504] {
+            assert_eq!(said(code), (503, true), "{code}");
+        }
+        for code in [400, 403, 422] {
+            assert_eq!(said(code), (502, false), "{code}");
+        }
+        let away = of_api(&kube::Error::Service("connection refused".into()));
+        assert_eq!((away.reason.status(), away.retry_after.is_some()), (503, true));
+    }
 
     #[test]
     fn a_registry_that_is_away_and_one_that_refuses_are_told_apart() {

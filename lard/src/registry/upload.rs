@@ -1,4 +1,5 @@
-//! An upload: from the client into a file, looked into as every worker will, to the registry, and then the workers are told.
+//! An upload: from the client into a file, looked into as every worker will, to the registry, and then the workers are told,
+//! or in Kubernetes the Handler is.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -9,11 +10,13 @@ use hyper::body::Incoming;
 use openlambda_api::look::Wanted;
 use openlambda_api::{HandlerName, Reason};
 use openlambda_bundle::{BundleError, MAX_ARCHIVE, ORIGINAL, Packed};
+use openlambda_store::Uploaded;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::failure::{of_bundle, of_store};
+use super::handlers::Pointed;
 use super::work::Work;
 use super::{Answer, RegistryApi, tell};
 use crate::body::{self, BodyError};
@@ -46,21 +49,68 @@ pub async fn run(
         })
         .await?;
     let packed = packed.map_err(|error| of_bundle(&error))?;
-    let (store, name, notes) = (api.store.clone(), handler.clone(), packed.manifest.notes.clone());
-    let (uploaded, _work) = work
-        .ask(async move |_| store.upload(&name, &packed.archive, &packed.digest, &mut |_| {}).await)
-        .await?;
-    let uploaded = uploaded.map_err(|error| of_store(&error))?;
+    let notes = packed.manifest.notes.clone();
+    let ((uploaded, pointed), _work) = keep(api, handler.clone(), packed, work).await?;
     let revision = uploaded.revision;
     let digest = revision.digest.as_str();
     tracing::info!(handler = handler.as_str(), revision = revision.number, digest, "uploaded");
-    let workers = tell::all(gateway, handler, Wanted::Serves(digest)).await;
-    let serves = workers.iter().all(|worker| worker["ok"] == Value::Bool(true));
-    let answer = json!({
+    let mut answer = json!({
         "handler": handler.as_str(), "revision": revision.number, "new": uploaded.is_new, "digest": digest,
-        "bytes": revision.bytes, "serves": serves, "workers": workers, "notes": notes,
+        "bytes": revision.bytes,
     });
+    let came_of_it = match api.handlers.as_ref().zip(pointed) {
+        Some((handlers, pointed)) => {
+            let told = handlers.wait(handler, &pointed).await;
+            json!({"serves": told.serves, "agents": told.agents, "message": told.message})
+        }
+        None => {
+            let workers = tell::all(gateway, handler, Wanted::Serves(digest)).await;
+            let serves = workers.iter().all(|worker| worker["ok"] == Value::Bool(true));
+            json!({"serves": serves, "workers": workers})
+        }
+    };
+    for (key, value) in came_of_it.as_object().into_iter().flatten() {
+        answer[key] = value.clone();
+    }
+    answer["notes"] = json!(notes);
     Ok(Answer::Json(StatusCode::CREATED, answer))
+}
+
+/// Has the registry keep it, and in Kubernetes the Handler name it: one without the other would be half an upload.
+async fn keep(
+    api: &RegistryApi,
+    handler: HandlerName,
+    packed: Packed,
+    work: Work,
+) -> Result<((Uploaded, Option<Pointed>), Work), Failure> {
+    let (store, handlers) = (api.store.clone(), api.handlers.clone());
+    let (kept, work) = work
+        .ask(async move |_| {
+            if let Some(handlers) = &handlers {
+                handlers.may_take(&handler).await?;
+            }
+            let uploaded = store.upload(&handler, &packed.archive, &packed.digest, &mut |_| {}).await;
+            let uploaded = uploaded.map_err(|error| of_store(&error))?;
+            let Some(handlers) = &handlers else { return Ok((uploaded, None)) };
+            let pointed = handlers.point(&store, &handler, &uploaded.revision).await;
+            let pointed = pointed.map_err(|failure| half_done(failure, uploaded.revision.number))?;
+            Ok((uploaded, Some(pointed)))
+        })
+        .await?;
+    Ok((kept?, work))
+}
+
+/// The API server went away, or refused, in between.
+fn half_done(failure: Failure, number: u64) -> Failure {
+    if !matches!(failure.reason, Reason::ApiServerUnavailable | Reason::ApiServerRefused) {
+        return failure;
+    }
+    let message = format!(
+        "{}; the registry has revision {number}, which the Handler does not name, and what served goes on: send it again \
+         once that is over",
+        failure.message
+    );
+    Failure { message, ..failure }
 }
 
 /// Writes the body to a file as it comes.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use openlambda_api::Reason;
 use openlambda_bundle::BundleError;
-use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::folder::Folder;
 use crate::reply::Failure;
 
 /// The registry may take so long for everything that one request needs of it.
@@ -20,21 +20,19 @@ const REGISTRY_WITHIN: Duration = Duration::from_secs(180);
 /// A folder and a place.
 pub struct Work {
     /// None only while it is dropped.
-    folder: Option<TempDir>,
+    folder: Option<Folder>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Work {
     /// Makes the folder.
     pub fn new(permit: OwnedSemaphorePermit) -> Result<Self, BundleError> {
-        let folder = tempfile::Builder::new().prefix("openlambda-upload-").tempdir();
-        let folder = folder.map_err(|error| BundleError::io(&std::env::temp_dir(), error))?;
-        Ok(Self { folder: Some(folder), _permit: permit })
+        Ok(Self { folder: Some(Folder::make()?), _permit: permit })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
+        self.folder.as_ref().map_or(Path::new(""), Folder::path)
     }
 
     /// Has a thread do what blocks, in the folder. It goes on to its end if nobody waits for it any more.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod api_server;
+pub mod front;
 pub mod process;
 pub mod timed;
 pub mod timed_agent;

@@ -45,6 +45,11 @@ impl ValidCluster {
         self.spec.registry.as_ref()?.bucket(&self.namespace, &self.name)
     }
 
+    /// Whether lard takes uploads.
+    pub fn takes_uploads(&self) -> bool {
+        self.spec.load_balancer.registry_api.is_some()
+    }
+
     /// The registry inside the cluster, if there is to be one.
     pub fn embedded(&self) -> Option<&Embedded> {
         self.spec.registry.as_ref()?.embedded.as_ref()
@@ -92,6 +97,9 @@ fn contradictions(spec: &LambdaClusterSpec, check: &mut Check) {
     let balancer = &spec.load_balancer;
     if balancer.load_low_percent >= balancer.load_high_percent {
         check.blame("spec.loadBalancer.loadLowPercent", "must be below loadHighPercent");
+    }
+    if balancer.registry_api.is_some() && spec.registry.is_none() {
+        check.blame("spec.loadBalancer.registryAPI", "needs spec.registry, where uploads go");
     }
     if let Some(registry) = &spec.registry {
         if registry.s3.is_some() == registry.embedded.is_some() {
@@ -239,6 +247,18 @@ mod tests {
         let texts = problems(s3("Handlers", "https://s3.example.com/path"));
         assert!(texts[0].starts_with("spec.registry.s3.bucket: may have"), "{texts:?}");
         assert!(texts[1].starts_with("spec.registry.s3.endpoint: must be"), "{texts:?}");
+    }
+
+    #[test]
+    fn uploads_need_a_registry() {
+        let balancer = json!({"registryAPI": {"token": {"secretName": "uploads"}}});
+        let valid =
+            validate(&cluster("demo", json!({"loadBalancer": balancer, "registry": {"embedded": {}}})));
+        assert!(
+            valid.unwrap().takes_uploads() && !validate(&cluster("demo", json!({}))).unwrap().takes_uploads()
+        );
+        let texts = problems(json!({"loadBalancer": balancer}));
+        assert_eq!(texts, ["spec.loadBalancer.registryAPI: needs spec.registry, where uploads go"]);
     }
 
     #[test]

@@ -85,7 +85,11 @@ fn as_a_plugin() -> Result<()> {
     let folder = tempfile::tempdir()?;
     symlink(binary("admin")?, folder.path().join("kubectl-openlambda"))?;
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH")?);
-    for words in [vec!["--cluster", "verbs/mine"], vec!["--cluster", "mine", "--namespace", "verbs"]] {
+    for words in [
+        vec!["--cluster", "verbs/mine"],
+        vec!["--cluster", "mine", "--namespace", "verbs"],
+        vec!["-n", "verbs", "--cluster", "mine"],
+    ] {
         let mut command = Command::new("kubectl");
         let output = command
             .args(["openlambda", "setconf"])

@@ -98,7 +98,7 @@ fn what_the_api_server_refuses() -> Result<()> {
 #[test]
 fn clusters_that_the_api_server_refuses() -> Result<()> {
     let release = shared::release()?;
-    let cases: [(Value, &str); 6] = [
+    let cases: [(Value, &str); 7] = [
         (
             json!({"loadBalancer": {"loadLowPercent": 50, "loadHighPercent": 40}}),
             "loadLowPercent must be below",
@@ -107,6 +107,10 @@ fn clusters_that_the_api_server_refuses() -> Result<()> {
         (json!({"loadBalancer": {"service": {"nodePort": 30100}}}), "nodePort belongs to type"),
         (json!({"loadBalancer": {"policy": "Random"}}), "spec.loadBalancer.policy"),
         (json!({"registry": {}}), "give exactly one of s3 and embedded"),
+        (
+            json!({"loadBalancer": {"registryAPI": {"token": {"secretName": "x"}}}}),
+            "loadBalancer.registryAPI needs registry",
+        ),
         (json!({"ingress": {"host": "no host"}}), "spec.ingress.host"),
     ];
     for (spec, says) in cases {

@@ -14,10 +14,10 @@ use crate::shared::{self, constant};
 const AWAY: Duration = Duration::from_secs(60);
 
 /// Starts the API server again, also when a test fails.
-struct ApiServerStopped;
+pub struct ApiServerStopped;
 
 impl ApiServerStopped {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         part("stop", "kube-apiserver")?;
         Ok(Self)
     }

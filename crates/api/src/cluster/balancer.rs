@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::{Queue, Resources};
 use crate::schema::{self, rules};
+use crate::source::SecretRef;
 
 /// lard, which all calls go through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +53,9 @@ pub struct LoadBalancer {
     pub priority_class_name: Option<String>,
     /// The Service before it.
     pub service: Service,
+    /// Uploads at its port, under /registry/; they need spec.registry. Off if not given.
+    #[serde(rename = "registryAPI", skip_serializing_if = "Option::is_none")]
+    pub registry_api: Option<RegistryApi>,
 }
 
 impl Default for LoadBalancer {
@@ -69,8 +73,18 @@ impl Default for LoadBalancer {
             tolerations: Vec::new(),
             priority_class_name: None,
             service: Service::default(),
+            registry_api: None,
         }
     }
+}
+
+/// Uploads at lard's port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryApi {
+    /// A Secret whose key token has what clients must know: 16 printable characters or more. Who has it may upload, read and delete
+    /// every handler of this cluster that was uploaded.
+    pub token: SecretRef,
 }
 
 /// How an agent is chosen.

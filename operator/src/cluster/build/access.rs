@@ -1,4 +1,4 @@
-//! Who agents and lard are, and the little they may do: read what they serve.
+//! Who agents and lard are, and the little they may do: read what they serve. lard writes Handlers only where it takes uploads.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
@@ -29,7 +29,7 @@ pub(super) fn service_accounts(cluster: &ValidCluster) -> Vec<ServiceAccount> {
 pub(super) fn roles(cluster: &ValidCluster) -> Vec<Role> {
     let role = |component| Role {
         metadata: cluster.meta(name(cluster, component), component),
-        rules: Some(rules(component)),
+        rules: Some(rules(component, cluster.takes_uploads())),
     };
     BOTH.map(role).into()
 }
@@ -37,8 +37,11 @@ pub(super) fn roles(cluster: &ValidCluster) -> Vec<Role> {
 /// To follow objects of a kind.
 const WATCH: [&str; 2] = ["list", "watch"];
 
+/// For a lard that takes uploads: they become Handlers.
+const WRITE: [&str; 4] = ["get", "create", "patch", "delete"];
+
 /// What they do, no more. The operator may give only what it has itself: the chart's role must contain these.
-fn rules(component: Component) -> Vec<PolicyRule> {
+fn rules(component: Component, takes_uploads: bool) -> Vec<PolicyRule> {
     let follow = |group, kind| rule(group, &[kind], &WATCH);
     match component {
         Component::Agent => vec![
@@ -53,7 +56,9 @@ fn rules(component: Component) -> Vec<PolicyRule> {
             rule("apps", &["controllerrevisions"], &["get"]),
         ],
         Component::Lard => {
-            vec![follow(labels::GROUP, "handlers"), follow("discovery.k8s.io", "endpointslices")]
+            let writes = takes_uploads.then(|| rule(labels::GROUP, &["handlers"], &WRITE));
+            let reads = [follow(labels::GROUP, "handlers"), follow("discovery.k8s.io", "endpointslices")];
+            reads.into_iter().chain(writes).collect()
         }
         // It asks nobody, and is nobody.
         Component::Registry => Vec::new(),
@@ -109,9 +114,9 @@ mod tests {
         all
     }
 
-    /// The rules of the operator's role, which stand in the chart without templating.
-    fn operator() -> BTreeSet<String> {
-        let (_, text) = CHART.split_once("{{- define \"openlambda.rules\" -}}").unwrap();
+    /// A part of the operator's rules, which stand in the chart without templating.
+    fn part(name: &str) -> BTreeSet<String> {
+        let (_, text) = CHART.split_once(&format!("{{{{- define \"openlambda.{name}\" -}}}}")).unwrap();
         let (text, _) = text.split_once("{{- end }}").unwrap();
         let rules: Vec<PolicyRule> = serde_saphyr::from_str(text).unwrap();
         rights(&rules)
@@ -119,23 +124,40 @@ mod tests {
 
     #[test]
     fn the_chart_gives_the_operator_what_it_gives_on() {
-        let operator = operator();
-        assert!(operator.contains("patch handlers/status.openlambda.dev"), "{operator:#?}");
+        let (always, for_uploads) = (part("rules"), part("registryAPIRules"));
+        assert!(always.contains("patch handlers/status.openlambda.dev"), "{always:#?}");
         for component in BOTH {
-            let given = rights(&rules(component));
-            let lacking: Vec<_> = given.difference(&operator).collect();
-            assert!(lacking.is_empty(), "{component:?}: {lacking:#?}");
+            for takes_uploads in [false, true] {
+                let given = rights(&rules(component, takes_uploads));
+                let held =
+                    always.iter().chain(for_uploads.iter().filter(|_| takes_uploads)).cloned().collect();
+                let lacking: Vec<_> = given.difference(&held).collect();
+                assert!(lacking.is_empty(), "{component:?}: {lacking:#?}");
+            }
         }
+        // Where no lard takes uploads the operator cannot write Handlers.
+        assert!(always.is_disjoint(&for_uploads), "{for_uploads:#?}");
     }
 
     #[test]
     fn agents_and_lard_may_only_read() {
         for component in BOTH {
-            for right in rights(&rules(component)) {
+            for right in rights(&rules(component, false)) {
                 assert!(["get ", "list ", "watch "].iter().any(|verb| right.starts_with(verb)), "{right}");
             }
         }
-        let lard = rights(&rules(Component::Lard));
+        let lard = rights(&rules(Component::Lard, true));
         assert!(lard.iter().all(|right| !right.contains("secrets") && !right.contains("configmaps")));
+    }
+
+    #[test]
+    fn uploads_let_lard_write_handlers_and_nothing_else() {
+        let more: Vec<_> = rights(&rules(Component::Lard, true))
+            .difference(&rights(&rules(Component::Lard, false)))
+            .cloned()
+            .collect();
+        let all = ["create", "delete", "get", "patch"].map(|verb| format!("{verb} handlers.openlambda.dev"));
+        assert_eq!(more, all);
+        assert_eq!(rights(&rules(Component::Agent, true)), rights(&rules(Component::Agent, false)));
     }
 }

@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, PodSpec,
-    PodTemplateSpec, SecurityContext, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, PodSpec, PodTemplateSpec, SecurityContext,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use openlambda_api::labels::{Component, children};
@@ -13,7 +13,6 @@ use crate::settings::Settings;
 
 const STATE: &str = "state";
 const CERTIFICATES: &str = "index-ca";
-const REGISTRY_CA: &str = "registry-ca";
 const TREE: &str = "zygote-tree";
 /// Beyond the drain of calls: killing sandboxes, removing cgroups and mounts.
 const CLEANUP_SECONDS: i64 = 15;
@@ -67,36 +66,17 @@ fn pod_spec(cluster: &ValidCluster, settings: &Settings) -> PodSpec {
     });
     container.env.get_or_insert_default().extend(credentials(cluster));
     let certificates = cluster.spec.packages.ca.as_ref();
-    let certificates = certificates.map(|ca| mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
+    let certificates =
+        certificates.map(|ca| pod::mounted(CERTIFICATES, &ca.config_map.name, children::CA_DIR));
     let tree = spec.import_cache.tree.as_ref();
-    let tree = tree.map(|tree| mounted(TREE, &tree.config_map.name, children::TREE_DIR));
-    let registry = cluster.bucket().and_then(|bucket| bucket.ca);
-    let registry = registry.map(|ca| mounted(REGISTRY_CA, &ca.config_map.name, children::REGISTRY_CA_DIR));
-    let (volumes, mounts): (Vec<_>, Vec<_>) = certificates.into_iter().chain(tree).chain(registry).unzip();
+    let tree = tree.map(|tree| pod::mounted(TREE, &tree.config_map.name, children::TREE_DIR));
+    let all = certificates.into_iter().chain(tree).chain(pod::registry_ca(cluster));
+    let (volumes, mounts): (Vec<_>, Vec<_>) = all.unzip();
     container.volume_mounts.get_or_insert_default().extend(mounts);
     let mut pod = pod::spec(cluster, settings, part, container);
     pod.volumes.get_or_insert_default().push(state_volume(cluster));
     pod.volumes.get_or_insert_default().extend(volumes);
     pod
-}
-
-/// A ConfigMap of the user's as a folder.
-fn mounted(name: &str, config_map: &str, folder: &str) -> (Volume, VolumeMount) {
-    let volume = Volume {
-        name: name.to_owned(),
-        config_map: Some(ConfigMapVolumeSource {
-            name: config_map.to_owned(),
-            ..ConfigMapVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    let mount = VolumeMount {
-        name: name.to_owned(),
-        mount_path: folder.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    (volume, mount)
 }
 
 /// User and password for the package index, and keys for the registry: of the agent's environment, which nothing that it
@@ -107,9 +87,7 @@ fn credentials(cluster: &ValidCluster) -> Vec<EnvVar> {
         all.push(pod::from_secret(&secret.secret_name, children::INDEX_USERNAME, "username"));
         all.push(pod::from_secret(&secret.secret_name, children::INDEX_PASSWORD, "password"));
     }
-    if let Some(secret) = cluster.bucket().and_then(|bucket| bucket.credentials) {
-        all.extend(pod::registry_keys(&secret.secret_name));
-    }
+    all.extend(pod::keys_of_registry(cluster));
     all
 }
 

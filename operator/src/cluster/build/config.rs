@@ -94,7 +94,7 @@ pub(super) fn worker(cluster: &ValidCluster) -> Value {
     }
     put_packages(&mut file, cluster);
     if let Some(s3) = cluster.bucket() {
-        put_registry(&mut file, &s3);
+        put_registry(&mut file, &s3, s3.bucket.clone());
     }
     file
 }
@@ -122,9 +122,9 @@ fn put_packages(file: &mut Value, cluster: &ValidCluster) {
     }
 }
 
-/// Where its handlers' bundles are.
-fn put_registry(file: &mut Value, s3: &S3) {
-    file["registry"] = json!(format!("s3://{}", s3.bucket));
+/// Where its handlers' bundles are: in a bucket, or in a part of one.
+fn put_registry(file: &mut Value, s3: &S3, part: String) {
+    file["registry"] = json!(format!("s3://{part}"));
     file["registry_region"] = json!(s3.region);
     if let Some(endpoint) = &s3.endpoint {
         file["registry_server"] = json!(endpoint);
@@ -154,6 +154,13 @@ pub(super) fn balancer(cluster: &ValidCluster) -> Value {
     });
     if let Some(most) = balancer.max_connections_per_agent {
         file["MaxConnPerServer"] = json!(most);
+    }
+    if let (Some(_), Some(s3)) = (&balancer.registry_api, cluster.bucket()) {
+        let mut registry = json!({});
+        // Uploads are kept below the namespace.
+        put_registry(&mut registry, &s3, format!("{}/{}", s3.bucket, cluster.namespace));
+        let token = format!("{}/{}", children::TOKEN_DIR, children::TOKEN_FILE);
+        file["RegistryApi"] = json!({"TokenFile": token, "Registry": registry});
     }
     file
 }

@@ -18,6 +18,8 @@ use crate::settings::Settings;
 
 /// The volume with the configuration.
 const CONFIG: &str = "config";
+/// The volume with the certificates of the registry.
+const REGISTRY_CA: &str = "registry-ca";
 /// Nobody: the user of the images of lard and of the registry.
 const USER: i64 = 65_532;
 /// The ports' names, which Services and probes use.
@@ -145,6 +147,37 @@ pub(super) fn registry_keys(secret: &str) -> [EnvVar; 2] {
         from_secret(secret, children::REGISTRY_ACCESS_KEY, children::ACCESS_KEY),
         from_secret(secret, children::REGISTRY_SECRET_KEY, children::SECRET_KEY),
     ]
+}
+
+/// The same for whoever uses the cluster's registry, if that has a Secret.
+pub(super) fn keys_of_registry(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let secret = cluster.bucket().and_then(|bucket| bucket.credentials);
+    secret.map(|secret| registry_keys(&secret.secret_name).into()).unwrap_or_default()
+}
+
+/// The certificates to trust for the registry, if there are some.
+pub(super) fn registry_ca(cluster: &ValidCluster) -> Option<(Volume, VolumeMount)> {
+    let ca = cluster.bucket()?.ca?;
+    Some(mounted(REGISTRY_CA, &ca.config_map.name, children::REGISTRY_CA_DIR))
+}
+
+/// A ConfigMap of the user's as a folder.
+pub(super) fn mounted(name: &str, config_map: &str, folder: &str) -> (Volume, VolumeMount) {
+    let volume = Volume {
+        name: name.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.to_owned(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mount = VolumeMount {
+        name: name.to_owned(),
+        mount_path: folder.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    (volume, mount)
 }
 
 /// A variable with a key of a Secret.

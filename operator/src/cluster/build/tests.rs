@@ -223,3 +223,62 @@ fn an_embedded_registry() {
     let service = children.services.pop().unwrap();
     assert_eq!(service.metadata.name.as_deref(), Some("demo-registry"));
 }
+
+/// With an embedded registry.
+fn uploads() -> serde_json::Value {
+    json!({
+        "registry": {"embedded": {}},
+        "loadBalancer": {"registryAPI": {"token": {"secretName": "uploads"}}},
+    })
+}
+
+#[test]
+fn a_lard_that_takes_uploads_has_what_they_take() {
+    let mut valid = validate(&cluster("demo", uploads())).unwrap();
+    valid.registry_keys = Some("uid-of-the-keys".into());
+    let mut children = build(&valid, &settings());
+    let file = &children.config_maps.remove(0).data.unwrap()["load_balancer.json"];
+    let file = serde_json::from_str(file).unwrap();
+    let config = BalancerConfig::from_value(&file, Path::new("/etc/openlambda/b.json")).unwrap();
+    let uploads = config.registry_api.unwrap();
+    assert_eq!(uploads.token_file, Path::new("/etc/openlambda-registry-api/token"));
+    let place = uploads.place().unwrap().to_string();
+    assert_eq!(place, "s3://registry/functions at http://demo-registry.functions.svc:9000");
+    insta::assert_yaml_snapshot!(children.deployments);
+    let role = children.roles.into_iter().find(|role| role.metadata.name.as_deref() == Some("demo-lard"));
+    assert!(serde_json::to_string(&role).unwrap().contains("\"delete\""), "{role:?}");
+}
+
+#[test]
+fn without_uploads_a_registry_is_nothing_to_lard() {
+    let of = |spec| {
+        let mut valid = validate(&cluster("demo", spec)).unwrap();
+        valid.registry_keys = valid.embedded().map(|_| "uid-of-the-keys".into());
+        let children = build(&valid, &settings());
+        let lard = |name: Option<&String>| name.is_some_and(|name| name.ends_with("-lard"));
+        let roles: Vec<_> =
+            children.roles.into_iter().filter(|role| lard(role.metadata.name.as_ref())).collect();
+        (children.deployments, roles)
+    };
+    assert_eq!(of(json!({"registry": {"embedded": {}}})), of(json!({})));
+    let with = of(uploads());
+    assert_ne!(with, of(json!({})));
+}
+
+#[test]
+fn the_registry_s_certificates_are_lard_s_too_if_it_takes_uploads() {
+    let mut spec = uploads();
+    spec["registry"] = json!({"s3": {
+        "bucket": "handlers", "credentials": {"secretName": "s3"}, "ca": {"configMap": {"name": "s3-ca"}},
+    }});
+    let mut children = built(spec);
+    let pod = serde_json::to_string(&children.deployments.remove(0).spec.unwrap().template).unwrap();
+    for part in ["\"s3\"", "s3-ca", "/etc/openlambda-registry-ca", "OPENLAMBDA_REGISTRY_SECRET_KEY"] {
+        assert!(pod.contains(part), "{part} is not in {pod}");
+    }
+    let file = &children.config_maps.remove(0).data.unwrap()["load_balancer.json"];
+    assert!(
+        file.contains("/etc/openlambda-registry-ca/ca.crt") && file.contains("s3://handlers/functions"),
+        "{file}"
+    );
+}
