@@ -129,7 +129,7 @@ fn the_oldest_that_get_no_calls_are_too_many() {
     let objects: Vec<_> = (1..=5).map(|number| object(&format!("h-{number}"), number)).collect();
     let revisions = seen(&objects);
     let excess = |spec: Value| revisions.excess(&handler(5, spec));
-    assert_eq!(excess(json!({})), [String::new(); 0]);
+    assert!(excess(json!({})).is_empty());
     assert_eq!(excess(json!({"revisionHistoryLimit": 3})), ["h-1", "h-2"]);
     let traffic = json!([{"revision": "h-1", "percent": 50}, {"percent": 50}]);
     assert_eq!(excess(json!({"revisionHistoryLimit": 3, "traffic": traffic})), ["h-2", "h-3"]);
