@@ -10,6 +10,7 @@ use kube::{Api, Client, Config, Resource};
 use openlambda_api::LambdaCluster;
 
 mod bundles;
+mod client;
 mod forward;
 mod make;
 mod nodes;
@@ -84,7 +85,7 @@ impl Connection {
             }
             None => Config::infer().await.context("no way to reach a Kubernetes API server")?,
         };
-        let client = Client::try_from(config).context("no client of the Kubernetes API server")?;
+        let client = client::client(config).context("no client of the Kubernetes API server")?;
         Ok(Self { place, client })
     }
 

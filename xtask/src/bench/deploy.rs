@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::kubernetes::{Kubernetes, NAME, handler};
 use super::report::{Bound, Report};
 use super::{Bench, work_folder};
-use crate::command;
 use crate::http::{Connection, Request};
 
 const NODES: u8 = 3;
@@ -44,15 +43,15 @@ pub fn run(bench: &Bench) -> Result<Report> {
     let mut number = 0;
     for round in 1..=bench.rounds {
         eprintln!("round {round} of {}", bench.rounds);
-        for (name, change) in [
-            (UPLOAD, &Subject::upload as &dyn Fn(&Subject, u32) -> Result<Command>),
-            (WAITING, &Subject::upload_and_wait),
-            (APPLY, &Subject::apply),
+        for (name, handler, change) in [
+            (UPLOAD, "uploaded", &Subject::upload as &dyn Fn(&Subject, u32) -> Result<Command>),
+            (WAITING, "uploaded", &Subject::upload_and_wait),
+            (APPLY, "applied", &Subject::apply),
         ] {
             let mut times = Vec::new();
             for _ in 0..CHANGES {
                 number += 1;
-                times.push(subject.change(number, change)?);
+                times.push(subject.change(handler, number, change)?);
             }
             report.add(name, "ms", times);
         }
@@ -72,33 +71,27 @@ const APPLY: &str = "kubectl apply: start to answers of 3 agents";
 
 impl Subject {
     /// Milliseconds from the start of the command until every agent has answered with the new code.
-    fn change(&self, number: u32, command: &dyn Fn(&Self, u32) -> Result<Command>) -> Result<f64> {
+    fn change(
+        &self,
+        handler: &str,
+        number: u32,
+        command: &dyn Fn(&Self, u32) -> Result<Command>,
+    ) -> Result<f64> {
         let mut command = command(self, number)?;
         let mut api = self.kubernetes.api()?;
         let start = Instant::now();
-        command::run(command.stdout(Stdio::null()))?;
+        let status = command.stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "{command:?}: {status}");
         for agent in &self.agents {
-            self.await_answer(&mut api, agent, number, start)?;
+            let path = format!("/api/v1/namespaces/{NAME}/pods/{agent}:8080/proxy/run/{handler}");
+            await_answer(&mut api, &path, number, start)?;
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }
 
-    fn await_answer(&self, api: &mut Connection, agent: &str, number: u32, start: Instant) -> Result<()> {
-        let path = format!("/api/v1/namespaces/{NAME}/pods/{agent}:8080/proxy/run/h");
-        loop {
-            let answer = api.call(&Request::post(&path, "null"))?;
-            if answer.status == 200 && answer.text() == number.to_string() {
-                return Ok(());
-            }
-            ensure!(start.elapsed() < PATIENCE, "{agent} answers {} {}", answer.status, answer.text());
-            // Between two looks; it is part of what is measured.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// A folder with a handler that answers with its number, and data that does not compress.
     fn write(&self, number: u32) -> Result<PathBuf> {
-        let folder = self.folder.join("h");
+        let folder = self.folder.join("uploaded");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("lambda_func.py"), code(number))?;
         let mut state = u64::from(number) | 1;
@@ -122,18 +115,27 @@ impl Subject {
     fn upload_and_wait(&self, number: u32) -> Result<Command> {
         let folder = self.write(number)?;
         let (cluster, file) = (format!("k8s://{NAME}/{NAME}"), folder.display().to_string());
-        let arguments = ["upload", "--cluster", &cluster, "--handler", "h", "--file", &file];
+        let arguments = ["upload", "--cluster", &cluster, "--handler", "uploaded", "--file", &file];
         Ok(self.kubernetes.command(&self.admin.to_string_lossy(), &arguments))
     }
 
     fn apply(&self, number: u32) -> Result<Command> {
         let file = self.folder.join("handler.json");
-        let mut object = handler("h", &code(number));
-        // The upload of before has set another source.
-        object["spec"]["source"]["bundle"] = Value::Null;
-        fs::write(&file, object.to_string())?;
+        fs::write(&file, handler("applied", &code(number)).to_string())?;
         let file = file.display().to_string();
         Ok(self.kubernetes.command("kubectl", &["--namespace", NAME, "apply", "-f", &file]))
+    }
+}
+
+fn await_answer(api: &mut Connection, path: &str, number: u32, start: Instant) -> Result<()> {
+    loop {
+        let answer = api.call(&Request::post(path, "null"))?;
+        if answer.status == 200 && answer.text() == number.to_string() {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "{path} answers {} {}", answer.status, answer.text());
+        // Between two looks; it is part of what is measured.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
