@@ -26,7 +26,7 @@ use crate::reply::Failure;
 /// What arrives, in the working folder.
 const ARRIVED: &str = "arrived";
 
-/// Takes what is uploaded. When all of it has arrived it goes on even if the client leaves.
+/// Takes what is uploaded. Once the registry is asked it goes on even if the client leaves.
 pub async fn run(
     api: &RegistryApi,
     gateway: &Gateway,
