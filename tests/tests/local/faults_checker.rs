@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
-use openlambda_tests::{Books, Cluster, settled, until};
+use openlambda_tests::{Books, Cluster, settled, settled_as, until};
 use serde_json::json;
 
 /// Ends with the test.
@@ -43,7 +43,7 @@ fn a_process_that_no_one_knows_unbalances_the_books() -> Result<()> {
     let wrong = Books::take(&cluster, 0)?.disagreements(16);
     ensure!(wrong.len() == 1 && wrong[0].contains("the kernel has"), "{wrong:?}");
     drop(extra);
-    ensure!(settled(&cluster, 0)? == before);
+    settled_as(&cluster, 0, &before)?;
     // A connection that stays open is a descriptor more.
     let open = openlambda_tests::http::connect(cluster.worker_port(0))?;
     until("that it is found", || {
