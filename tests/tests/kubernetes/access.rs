@@ -8,8 +8,9 @@ use openlambda_tests::kubernetes::{attempt, kubectl};
 use crate::shared;
 
 /// Resource and verbs, one line each, as `kubectl auth can-i --list` has them.
-const AGENT: [&str; 4] = [
+const AGENT: [&str; 5] = [
     "configmaps [] [] [get list watch]",
+    "controllerrevisions.apps [] [] [get]",
     "handlers.openlambda.dev [] [] [list watch]",
     "lambdaclusters.openlambda.dev [] [] [list watch]",
     "secrets [] [] [get]",
