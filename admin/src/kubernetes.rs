@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 use openlambda_api::LambdaCluster;
@@ -69,6 +70,7 @@ impl Place {
 pub struct Connection {
     place: Place,
     client: Client,
+    config: Config,
 }
 
 impl Connection {
@@ -85,8 +87,8 @@ impl Connection {
             }
             None => Config::infer().await.context("no way to reach a Kubernetes API server")?,
         };
-        let client = client::client(config).context("no client of the Kubernetes API server")?;
-        Ok(Self { place, client })
+        let client = Client::try_from(config.clone()).context("no client of the Kubernetes API server")?;
+        Ok(Self { place, client, config })
     }
 
     /// The objects of a kind in the place's namespace.
@@ -95,6 +97,13 @@ impl Connection {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), &self.place.namespace)
+    }
+
+    /// The pods, for port-forwards.
+    fn forwarding(&self) -> Result<Api<Pod>> {
+        let client = client::prompt(self.config.clone());
+        let client = client.context("no client of the Kubernetes API server")?;
+        Ok(Api::namespaced(client, &self.place.namespace))
     }
 
     /// The `LambdaCluster`.

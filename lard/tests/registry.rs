@@ -208,6 +208,7 @@ async fn what_a_lard_that_was_killed_has_left_goes_and_what_another_works_in_sta
     fs::write(&token, "another-token-of-the-tests").unwrap();
     let taken_up = async {
         while asked("another-token-of-the-tests").await != 200 {
+            // Between two looks; the whole has a deadline.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };

@@ -168,6 +168,7 @@ async fn a_secret_may_come_after_lard() {
     fs::rename(folder.join("later"), folder.join("token")).unwrap();
     let comes = async {
         while front.ask("GET", "/registry/", "").await.status != 200 {
+            // Between two looks; the whole has a deadline.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -59,7 +59,7 @@ impl Found {
         })?;
         let pod = format!("{}-0", children::registry(name));
         let forward = match is_embedded && reach.address.is_none() {
-            true => Some(Forward::start(connection.api(), pod, labels::REGISTRY_PORT).await?),
+            true => Some(Forward::start(connection.forwarding()?, pod, labels::REGISTRY_PORT).await?),
             false => None,
         };
         let ca = match &registry.ca {

@@ -1,4 +1,4 @@
-//! The client of the API server.
+//! The client of the API server for what goes through a port-forward.
 
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -9,7 +9,8 @@ use tower::{BoxError, ServiceBuilder};
 
 /// One that sends what it has at once, as kube's own does not: of what goes through a port-forward in several pieces, each
 /// would wait some 40 ms for the word that the one before has arrived.
-pub fn client(config: Config) -> kube::Result<Client> {
+/// Unlike kube's own it bounds only the time to connect: whoever uses it has deadlines of his own.
+pub fn prompt(config: Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         // The way through a proxy is kube's own.
         return Client::try_from(config);

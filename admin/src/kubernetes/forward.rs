@@ -1,6 +1,7 @@
 //! A port of this machine that leads to a pod's, through the API server.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -11,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::explained;
+
+/// The API server has so long to open a way.
+const OPENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Ends with this. Works while the runtime that it was started in does.
 #[derive(Debug)]
@@ -56,7 +60,10 @@ impl Forward {
 }
 
 async fn open(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Portforwarder> {
-    pods.portforward(pod, &[port]).await.map_err(|error| explained(&error))
+    let ports = [port];
+    let opening = tokio::time::timeout(OPENS_WITHIN, pods.portforward(pod, &ports));
+    let opened = opening.await.with_context(|| format!("no answer within {} s", OPENS_WITHIN.as_secs()))?;
+    opened.map_err(|error| explained(&error))
 }
 
 async fn pass(mut stream: TcpStream, mut way: Portforwarder, port: u16) {

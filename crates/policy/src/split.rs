@@ -7,6 +7,9 @@ use crate::hash::fnv;
 /// in proportion.
 pub fn part(request_id: &str, percents: impl IntoIterator<Item = u32> + Clone) -> Option<usize> {
     let sum: u64 = percents.clone().into_iter().map(u64::from).sum();
+    if sum == 0 {
+        return None;
+    }
     // The high half of the product: each of the numbers below `sum` for as many hashes as any other.
     let mut point = (u128::from(fnv(request_id)) * u128::from(sum)) >> 64;
     percents.into_iter().position(|percent| {

@@ -196,12 +196,9 @@ impl Deployer {
 
     /// Of the former revisions of a handler only these get calls any more.
     fn end_parts(&self, function: &Function, stay: &BTreeMap<String, Former>) {
-        let is_one = |part: &Function| part.part.as_deref().is_some_and(|name| stay.contains_key(name));
-        for part in self.maker.functions().parts(function) {
-            if !is_one(&part) {
-                self.end(&part);
-            }
-        }
+        let mut parts = self.maker.functions().parts(function);
+        parts.retain(|part| part.part.as_deref().is_none_or(|name| !stay.contains_key(name)));
+        parts.iter().for_each(|part| self.end(part));
     }
 
     /// Something that a task of ours has to say.
