@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -94,10 +95,17 @@ pub async fn next(
     end: Instant,
 ) -> Result<Option<Bytes>, BodyError> {
     loop {
-        let until = end.min(Instant::now() + settings.body_pause);
-        let frame = timeout_at(until, body.frame())
-            .await
-            .map_err(|_| BodyError::TooSlow { pause: settings.body_pause, total: settings.body_timeout })?;
+        let frame = match body.frame().now_or_never() {
+            // Mostly it is there: then nothing is timed.
+            Some(frame) => frame,
+            None => {
+                let until = end.min(Instant::now() + settings.body_pause);
+                timeout_at(until, body.frame()).await.map_err(|_| BodyError::TooSlow {
+                    pause: settings.body_pause,
+                    total: settings.body_timeout,
+                })?
+            }
+        };
         // Trailers are dropped: no handler sees them.
         match frame.transpose()?.map(Frame::into_data) {
             None => return Ok(None),

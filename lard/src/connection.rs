@@ -22,6 +22,7 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use crate::client_stream::ClientStream;
 use crate::gateway::Gateway;
 use crate::reply::Reply;
 use crate::server::answer;
@@ -114,7 +115,7 @@ async fn http1(stream: TcpStream, client: &Client) -> hyper::Result<()> {
         let client = client.clone();
         async move { client.answer(request).await }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(ClientStream::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => ended,

@@ -2,7 +2,7 @@
 //!
 //! One thread carries the calls ([`server`]), another the admin port ([`admin`]). A call goes through these steps:
 //! connection ([`connection`]) → route ([`route`]) → body ([`body`], [`tail`]) → admission ([`gate`]) → ranking
-//! ([`targets`]) → attempts ([`proxy`], [`upstream`]), again if all agents are just being replaced ([`hold`]) → answer
+//! ([`targets`]) → attempts ([`proxy`], [`upstream`], [`wire`]), again if all agents are just being replaced ([`hold`]) → answer
 //! ([`reply`], [`tunnel`]). Agents are those of the configuration or of the Kubernetes API ([`kubernetes`]). What they
 //! say of their load comes with their answers, or is asked for ([`report`], [`poll`]). Uploads, if they are enabled, are
 //! not calls, and have their own way ([`registry`]).
@@ -14,9 +14,9 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod agent_stream;
 pub mod ask;
 pub mod body;
+pub mod client_stream;
 pub mod connection;
 pub mod gate;
 pub mod gateway;
@@ -40,6 +40,7 @@ pub mod targets;
 pub mod tunnel;
 pub mod upstream;
 pub mod view;
+pub mod wire;
 
 pub use gateway::Gateway;
 pub use settings::Settings;

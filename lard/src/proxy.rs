@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use hyper::header::{EXPECT, HeaderMap, HeaderValue, UPGRADE};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::header::{HeaderMap, HeaderValue, UPGRADE};
+use hyper::{Method, Response, StatusCode, Uri};
 use openlambda_api::{Component, ErrorBody, Reason};
 use openlambda_policy::balance::{Key, MoveReason, ServerId};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::gate::Permit;
 use crate::gateway::Gateway;
@@ -25,7 +24,8 @@ use crate::settings::MAX_TRIES;
 use crate::tail::{Replay, Tail, Taken};
 use crate::targets::InFlight;
 use crate::tunnel::{Tunnel, Upgrade};
-use crate::upstream::{Connection, SendError, Upstream};
+use crate::upstream::{Exchange, SendError, Upstream};
+use crate::wire::Outgoing;
 
 /// The longest error of an agent that is read to learn its reason.
 const ERROR_LIMIT: usize = 64 << 10;
@@ -94,6 +94,7 @@ impl Call {
     fn may_go_on(&self, error: &SendError, was_taken: bool) -> bool {
         let unsent = match error {
             SendError::Connect { .. } => return true,
+            SendError::Late => return false,
             SendError::Broken { unsent, .. } | SendError::Silent { unsent, .. } => *unsent,
         };
         let begun = self.tail.as_ref().is_some_and(|tail| tail.is_begun());
@@ -101,27 +102,14 @@ impl Call {
         !begun && (unsent || !self.guarded() || !was_taken && !error.is_silence())
     }
 
-    /// The request, and the flag that tells whether the agent took the call.
-    fn request(&self) -> (Request<Replay>, Arc<Taken>) {
+    /// The body for an attempt, and the flag that tells whether the agent took the call.
+    fn body(&self) -> (Replay, Arc<Taken>) {
         let taken = Arc::new(Taken::default());
         let body = match &self.tail {
             Some(tail) => Replay::with_tail(self.body.clone(), tail, &taken),
             None => Replay::new(self.body.clone(), self.guarded()),
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        if self.guarded() {
-            request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-            let taken = Arc::clone(&taken);
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    taken.set();
-                }
-            });
-        }
-        (request, taken)
+        (body, taken)
     }
 }
 
@@ -191,17 +179,17 @@ async fn attempt(gateway: &Gateway, call: &Call, server: ServerId, permit: &mut 
         return Attempt::Passed { reason: "connect", detail: "the agent is gone".into() };
     };
     let in_flight = InFlight::begin(&gateway.targets, server);
-    let (response, connection) = match send(gateway, call, server, &upstream).await {
-        Ok(answer) => answer,
+    let response = match send(gateway, call, server, &upstream).await {
+        Ok(response) => response,
         Err(attempt) => return attempt,
     };
     hear(gateway, call, server, &upstream, &response);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return upgraded(call, &upstream, response, in_flight, permit);
     }
-    let (mut head, body) = response.into_parts();
+    let (mut head, exchange) = response.into_parts();
     headers::to_client(&mut head.headers, &call.id);
-    let mut relay = Relay::new(body, connection, call.deadline, in_flight);
+    let mut relay = Relay::new(exchange, in_flight);
     if head.status != StatusCode::SERVICE_UNAVAILABLE {
         relay.hold(permit.take());
         return Attempt::Answered(Response::from_parts(head, Reply::Relay(Box::new(relay))));
@@ -218,7 +206,7 @@ fn hear(
     call: &Call,
     server: ServerId,
     upstream: &Upstream,
-    response: &Response<Incoming>,
+    response: &Response<Exchange>,
 ) {
     let report = headers::load_report(response.headers());
     gateway.targets.observe(server, report.and_then(|value| upstream.report.read(value)));
@@ -233,7 +221,7 @@ fn hear(
 fn upgraded(
     call: &Call,
     upstream: &Upstream,
-    mut response: Response<Incoming>,
+    response: Response<Exchange>,
     in_flight: InFlight,
     permit: &mut Option<Permit>,
 ) -> Attempt {
@@ -241,13 +229,13 @@ fn upgraded(
         let message = format!("agent {} changes the protocol and nobody asked for it", upstream.name);
         return Attempt::Failed(Failure::new(Reason::AgentUnreachable, message));
     };
-    let tunnel = Tunnel::new(upgrade, &mut response, in_flight, permit.take());
-    let protocol = response.headers().get(UPGRADE).cloned();
-    headers::to_client(response.headers_mut(), &call.id);
-    upgrade.announce(response.headers_mut(), protocol);
-    let mut answer = response.map(|_| Reply::text(Bytes::new()));
-    answer.extensions_mut().insert(tunnel);
-    Attempt::Answered(answer)
+    let (mut head, exchange) = response.into_parts();
+    let tunnel = Tunnel::new(upgrade, exchange, in_flight, permit.take());
+    let protocol = head.headers.get(UPGRADE).cloned();
+    headers::to_client(&mut head.headers, &call.id);
+    upgrade.announce(&mut head.headers, protocol);
+    head.extensions.insert(tunnel);
+    Attempt::Answered(Response::from_parts(head, Reply::text(Bytes::new())))
 }
 
 /// Sends a call to one agent. A connection that was kept open may have been closed by the agent in the same moment:
@@ -257,15 +245,15 @@ async fn send(
     call: &Call,
     server: ServerId,
     upstream: &Arc<Upstream>,
-) -> Result<(Response<Incoming>, Connection), Attempt> {
+) -> Result<Response<Exchange>, Attempt> {
+    let request =
+        Outgoing { method: &call.method, uri: &call.uri, headers: &call.headers, asks: call.guarded() };
     let mut fresh = false;
     loop {
-        let (request, taken) = call.request();
-        let sent = timeout_at(call.deadline, upstream.send(request, fresh)).await;
-        let error = match sent {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
+        let (body, taken) = call.body();
+        let error = match upstream.send(&request, body, (&taken, call.deadline), fresh).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
         };
         // It is the client that broke off.
         if let Some(tail) = &call.tail
@@ -274,12 +262,12 @@ async fn send(
             return Err(Attempt::Failed(Failure::of_body(&error)));
         }
         let was_taken = !call.guarded() || taken.is();
-        let Some(error) = error else {
+        if matches!(error, SendError::Late) {
             if !was_taken {
                 gateway.targets.failed(server);
             }
             return Err(Attempt::Failed(too_late(call, upstream)));
-        };
+        }
         if !call.may_go_on(&error, was_taken) {
             let message = format!("agent {} went away during the call: {error}", upstream.name);
             return Err(Attempt::Failed(Failure::new(Reason::AgentUnreachable, message)));

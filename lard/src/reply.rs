@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use openlambda_api::{Component, ErrorBody, Reason};
-use tokio::time::{Instant, Sleep};
 
 use crate::body::BodyError;
 use crate::connection::Stream;
@@ -18,7 +16,7 @@ use crate::gate::Permit;
 use crate::headers::X_REQUEST_ID;
 use crate::registry::Download;
 use crate::targets::InFlight;
-use crate::upstream::Connection;
+use crate::upstream::Exchange;
 
 /// Why a call gets an error of lard's own.
 #[derive(Debug)]
@@ -76,7 +74,7 @@ impl Failure {
 pub enum RelayError {
     /// The agent's connection broke.
     #[error("the agent's answer broke off: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(#[source] std::io::Error),
     /// The call's time is up.
     #[error("the agent's answer was not complete when the call's time was up")]
     TimedOut,
@@ -113,12 +111,7 @@ impl Reply {
 
 /// An agent's body on its way to the client.
 pub struct Relay {
-    body: Incoming,
-    connection: Connection,
-    ended: bool,
-    deadline: Instant,
-    /// Made only when there is something to wait for: most answers are there at once.
-    sleep: Option<Pin<Box<Sleep>>>,
+    exchange: Exchange,
     _in_flight: InFlight,
     _permit: Option<Permit>,
     _stream: Option<Stream>,
@@ -126,17 +119,8 @@ pub struct Relay {
 
 impl Relay {
     /// Holds what the call holds until the body is through.
-    pub fn new(body: Incoming, connection: Connection, deadline: Instant, in_flight: InFlight) -> Self {
-        Self {
-            body,
-            connection,
-            ended: false,
-            deadline,
-            sleep: None,
-            _in_flight: in_flight,
-            _permit: None,
-            _stream: None,
-        }
+    pub fn new(exchange: Exchange, in_flight: InFlight) -> Self {
+        Self { exchange, _in_flight: in_flight, _permit: None, _stream: None }
     }
 
     /// Holds the call's place under `MaxConn` too.
@@ -145,21 +129,10 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.ended = frame.is_none();
-            return Poll::Ready(frame.map(|f| f.map_err(RelayError::from)));
+        if let Poll::Ready(part) = self.exchange.poll_part(cx) {
+            return Poll::Ready(part.map(|part| part.map(Frame::data).map_err(RelayError::Broken)));
         }
-        let deadline = self.deadline;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        sleep.as_mut().poll(cx).map(|()| Some(Err(RelayError::TimedOut)))
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if self.ended || self.body.is_end_stream() {
-            self.connection.release();
-        }
+        self.exchange.poll_late(cx).map(|()| Some(Err(RelayError::TimedOut)))
     }
 }
 
@@ -181,7 +154,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(bytes) => bytes.is_none(),
-            Self::Relay(relay) => relay.body.is_end_stream(),
+            Self::Relay(relay) => relay.exchange.is_ended(),
             Self::Download(download) => download.left() == 0,
         }
     }
@@ -189,7 +162,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Relay(relay) => relay.body.size_hint(),
+            Self::Relay(relay) => relay.exchange.size_hint(),
             Self::Download(download) => SizeHint::with_exact(download.left()),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, Version};
+use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::gate::Permit;
 use crate::targets::InFlight;
+use crate::upstream::Exchange;
 
-/// Both sides must have changed the protocol after this time.
+/// The client's side must have changed the protocol after this time.
 const CHANGE: Duration = Duration::from_secs(10);
 /// What is read at a time.
 const CHUNK: usize = 16 << 10;
@@ -54,20 +55,14 @@ pub struct Tunnel(Arc<Mutex<Option<Ends>>>);
 
 struct Ends {
     client: OnUpgrade,
-    agent: OnUpgrade,
+    agent: Exchange,
     _in_flight: InFlight,
     _permit: Option<Permit>,
 }
 
 impl Tunnel {
     /// Between the client and the agent that answered `101`. Counts as a call as long as it is there.
-    pub fn new(
-        upgrade: &Upgrade,
-        response: &mut Response<Incoming>,
-        in_flight: InFlight,
-        permit: Option<Permit>,
-    ) -> Self {
-        let agent = hyper::upgrade::on(response);
+    pub fn new(upgrade: &Upgrade, agent: Exchange, in_flight: InFlight, permit: Option<Permit>) -> Self {
         let ends = upgrade.client.lock().take();
         let ends = ends.map(|client| Ends { client, agent, _in_flight: in_flight, _permit: permit });
         Self(Arc::new(Mutex::new(ends)))
@@ -76,9 +71,10 @@ impl Tunnel {
     /// Passes on what comes until it is over.
     pub async fn run(self, idle: Duration) {
         let Some(ends) = self.0.lock().take() else { return };
-        match timeout(CHANGE, async { tokio::try_join!(ends.client, ends.agent) }).await {
-            Ok(Ok((client, agent))) => {
-                if let Err(error) = pass(TokioIo::new(client), TokioIo::new(agent), idle).await {
+        let Some(agent) = ends.agent.into_upgraded() else { return };
+        match timeout(CHANGE, ends.client).await {
+            Ok(Ok(client)) => {
+                if let Err(error) = pass(TokioIo::new(client), agent, idle).await {
                     tracing::debug!(%error, "an upgraded connection ended");
                 }
             }
@@ -88,7 +84,11 @@ impl Tunnel {
     }
 }
 
-async fn pass<T: AsyncRead + AsyncWrite>(client: T, agent: T, idle: Duration) -> io::Result<()> {
+async fn pass(
+    client: impl AsyncRead + AsyncWrite,
+    agent: impl AsyncRead + AsyncWrite,
+    idle: Duration,
+) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_agent, mut to_agent) = tokio::io::split(agent);
     let last = Mutex::new(Instant::now());

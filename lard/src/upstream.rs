@@ -1,22 +1,25 @@
 //! Connections to one agent: kept open, used one call at a time, opened anew when none is free.
 
+use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{HOST, HeaderValue};
-use hyper::{Request, Response};
+use bytes::Bytes;
+use http_body::SizeHint;
+use hyper::Response;
+use hyper::header::HeaderValue;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
-use crate::agent_stream::AgentStream;
 use crate::report::Latest;
-use crate::tail::Replay;
+use crate::tail::{Replay, Taken};
+use crate::wire::{Cut, Outgoing, Wire};
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
@@ -42,12 +45,15 @@ pub enum SendError {
         /// Whereto.
         address: String,
         /// How.
-        source: hyper::Error,
+        source: io::Error,
         /// Whether the connection had been used before: then the agent may just have closed it.
         reused: bool,
         /// Whether nothing of the request was sent.
         unsent: bool,
     },
+    /// The call's time is up.
+    #[error("the call's time is up")]
+    Late,
     /// The agent says nothing, and nobody waits for it any longer. It may go on later, and with what it has got by then.
     #[error("{address} says nothing, at its admin port neither; it may run the call yet")]
     Silent {
@@ -64,6 +70,7 @@ impl SendError {
         match self {
             Self::Connect { .. } => "connect",
             Self::Broken { .. } => "broken",
+            Self::Late => "late",
             Self::Silent { .. } => "silent",
         }
     }
@@ -76,19 +83,11 @@ impl SendError {
     /// Whether neither the agent nor its machine answers: another connection would fare no better, and whether the
     /// request has arrived is not known.
     pub fn is_silence(&self) -> bool {
-        let source = match self {
-            Self::Connect { .. } => return false,
-            Self::Silent { .. } => return true,
-            Self::Broken { source, .. } => source,
-        };
-        let mut cause = std::error::Error::source(source);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                return SILENCE.contains(&error.kind());
-            }
-            cause = error.source();
+        match self {
+            Self::Connect { .. } | Self::Late => false,
+            Self::Silent { .. } => true,
+            Self::Broken { source, .. } => SILENCE.contains(&source.kind()),
         }
-        false
     }
 }
 
@@ -97,7 +96,7 @@ const SILENCE: [io::ErrorKind; 3] =
     [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
 
 struct Idle {
-    sender: SendRequest<Replay>,
+    wire: Box<Wire>,
     since: Instant,
 }
 
@@ -115,8 +114,8 @@ pub struct Upstream {
     connect_timeout: Duration,
     idle_timeout: Duration,
     idle: Mutex<Vec<Idle>>,
-    /// What drives the connections.
-    connections: Mutex<JoinSet<()>>,
+    /// All that are open, and some that were.
+    open: Mutex<Vec<Weak<Cut>>>,
     /// How often it was given up for its silence.
     cuts: AtomicU64,
 }
@@ -138,7 +137,7 @@ impl Upstream {
             connect_timeout,
             idle_timeout,
             idle: Mutex::new(Vec::new()),
-            connections: Mutex::default(),
+            open: Mutex::default(),
             cuts: AtomicU64::new(0),
         };
         if let Ok(value) = HeaderValue::from_str(&upstream.address()) {
@@ -173,15 +172,15 @@ impl Upstream {
         self.idle.lock().len()
     }
 
-    /// Sends a request on a connection that is free, or on a new one: always if `fresh`.
+    /// Sends a request on a connection that is free, or on a new one: always if `fresh`. Gives the head of the answer, and
+    /// what its body comes from. `taken` learns that the agent takes the call.
     pub async fn send(
         self: &Arc<Self>,
-        mut request: Request<Replay>,
+        request: &Outgoing<'_>,
+        body: Replay,
+        (taken, deadline): (&Taken, Instant),
         fresh: bool,
-    ) -> Result<(Response<Incoming>, Connection), SendError> {
-        if !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, self.host_header.clone());
-        }
+    ) -> Result<Response<Exchange>, SendError> {
         let free = if fresh {
             self.close_idle();
             None
@@ -190,29 +189,33 @@ impl Upstream {
         };
         let reused = free.is_some();
         let cuts = self.cuts.load(Ordering::Relaxed);
-        let mut sender = match free {
-            Some(sender) => sender,
-            None => self.connect().await?,
+        let mut wire = match free {
+            Some(wire) => wire,
+            None => timeout_at(deadline, self.connect()).await.unwrap_or(Err(SendError::Late))?,
         };
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, Connection { sender: Some(sender), upstream: Arc::clone(self) })),
-            Err(mut error) => {
-                let (address, unsent) = (self.address(), error.take_message().is_some());
+        wire.begin(request, &self.host_header, body, deadline);
+        let head = poll_fn(|cx| match wire.poll_head(cx, taken) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending => wire.poll_late(cx).map(|()| None),
+        });
+        match head.await.ok_or(SendError::Late)? {
+            Ok(response) => Ok(response.map(|()| Exchange { wire: Some(wire), upstream: Arc::clone(self) })),
+            Err(source) => {
+                let (address, unsent) = (self.address(), !wire.is_begun());
                 if self.cuts.load(Ordering::Relaxed) != cuts {
                     return Err(SendError::Silent { address, unsent });
                 }
-                Err(SendError::Broken { address, unsent, source: error.into_error(), reused })
+                Err(SendError::Broken { address, unsent, source, reused })
             }
         }
     }
 
     /// The most recently used connection that is still good.
-    fn take(&self) -> Option<SendRequest<Replay>> {
+    fn take(&self) -> Option<Box<Wire>> {
         let mut idle = self.idle.lock();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            // One that is not ready has a request in it still: the agent answered before it had read all.
-            if sender.is_ready() && since.elapsed() < self.idle_timeout {
-                return Some(sender);
+        while let Some(Idle { mut wire, since }) = idle.pop() {
+            if since.elapsed() < self.idle_timeout && wire.is_open() {
+                return Some(wire);
             }
         }
         None
@@ -220,7 +223,7 @@ impl Upstream {
 
     /// Closes connections that were not used for long, or that the agent closed.
     pub fn sweep(&self) {
-        self.idle.lock().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < self.idle_timeout);
+        self.idle.lock().retain_mut(|idle| idle.since.elapsed() < self.idle_timeout && idle.wire.is_open());
     }
 
     /// Closes all connections that are unused.
@@ -232,20 +235,19 @@ impl Upstream {
     pub fn cut(&self) -> usize {
         self.cuts.fetch_add(1, Ordering::Relaxed);
         self.close_idle();
-        let mut connections = self.connections.lock();
-        while connections.try_join_next().is_some() {}
-        connections.abort_all();
-        connections.len()
+        let open = std::mem::take(&mut *self.open.lock());
+        open.iter().filter_map(Weak::upgrade).map(|one| one.cut()).count()
     }
 
-    fn put(&self, sender: SendRequest<Replay>) {
+    fn put(&self, mut wire: Box<Wire>) {
         let mut idle = self.idle.lock();
-        if idle.len() < MAX_IDLE && !sender.is_closed() {
-            idle.push(Idle { sender, since: Instant::now() });
+        if idle.len() < MAX_IDLE {
+            wire.shrink();
+            idle.push(Idle { wire, since: Instant::now() });
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Replay>, SendError> {
+    async fn connect(&self) -> Result<Box<Wire>, SendError> {
         let failed = |source| SendError::Connect { address: self.address(), source };
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match tokio::time::timeout(self.connect_timeout, connecting).await {
@@ -256,20 +258,11 @@ impl Upstream {
             }
         };
         set_options(&stream).map_err(failed)?;
-        let (sender, connection) = http1::Builder::new()
-            .handshake(AgentStream::new(stream))
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?;
-        let mut connections = self.connections.lock();
-        // Those that have ended are forgotten.
-        while connections.try_join_next().is_some() {}
-        connections.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                // Whoever waits for an answer learns it too, and decides.
-                tracing::debug!(%error, "connection to an agent ended");
-            }
-        });
-        Ok(sender)
+        let cut = Arc::new(Cut::default());
+        let mut open = self.open.lock();
+        open.retain(|one| one.strong_count() > 0);
+        open.push(Arc::downgrade(&cut));
+        Ok(Box::new(Wire::new(stream, cut)))
     }
 }
 
@@ -284,18 +277,44 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection with an answer in it. Given back when that is read to its end, closed when dropped before: so the
-/// agent learns that nobody waits any more.
-pub struct Connection {
-    sender: Option<SendRequest<Replay>>,
+/// A connection with an answer in it. Given back when that is over, closed when dropped before: so the agent learns that
+/// nobody waits any more.
+pub struct Exchange {
+    wire: Option<Box<Wire>>,
     upstream: Arc<Upstream>,
 }
 
-impl Connection {
-    /// Gives it back.
-    pub fn release(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            self.upstream.put(sender);
+impl Exchange {
+    /// The next part of the answer's body.
+    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.wire.as_mut().map_or(Poll::Ready(None), |wire| wire.poll_part(cx))
+    }
+
+    /// Whether the call's time is up.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.as_mut().map_or(Poll::Ready(()), |wire| wire.poll_late(cx))
+    }
+
+    /// Whether the answer is over.
+    pub fn is_ended(&self) -> bool {
+        self.wire.as_ref().is_none_or(|wire| wire.is_ended())
+    }
+
+    /// What is left of the answer's body, as far as it is known.
+    pub fn size_hint(&self) -> SizeHint {
+        self.wire.as_ref().map_or(SizeHint::with_exact(0), |wire| wire.size_hint())
+    }
+
+    /// The connection, when it is the handler's from now on.
+    pub fn into_upgraded(mut self) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        self.wire.take().map(|wire| wire.into_upgraded())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(wire) = self.wire.take_if(|wire| wire.is_reusable()) {
+            self.upstream.put(wire);
         }
     }
 }

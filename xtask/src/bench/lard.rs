@@ -55,7 +55,7 @@ const CHEAP_MS: f64 = 3.0;
 /// Points by which the hit rate of a live run may differ from the simulated one.
 const POINTS: f64 = 3.0;
 /// Imports of real packages take their time: one call of so many is made there.
-const REAL: usize = 20;
+const REAL: usize = 5;
 /// What has locality, and so has targets to reach.
 const OURS: [PolicyKind; 3] = [PolicyKind::Lard, PolicyKind::LardReplicated, PolicyKind::CostAware];
 

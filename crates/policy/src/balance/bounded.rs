@@ -37,15 +37,15 @@ impl Balance for BoundedLoads {
     fn rank(&mut self, key: &Key<'_>, now: Time) -> Ranking {
         let fleet = &self.known.fleet;
         let hash = key.handler_hash();
-        let shares = fleet.states().iter().map(|state| state.share(now));
-        let calls: Vec<f64> = fleet.calls(now).into_iter().zip(shares).map(|(n, share)| n / share).collect();
+        let calls = fleet.calls(now);
+        let calls: Vec<f64> = fleet.states().iter().map(|state| calls(state) / state.share(now)).collect();
         // With the call that is to be placed.
         let total = calls.iter().sum::<f64>() + 1.0;
         let cap = (self.settings.bound * total / calls.len().max(1) as f64).ceil();
-        let order = fleet.sorted(|index, state| {
+        let candidates = fleet.ranked(|index, state| {
             let over = calls[index] + 1.0 > cap;
             (state.fitness(now), over, Reverse(state.affinity(hash)))
         });
-        Ranking { candidates: fleet.ids(&order), choice: Choice::Unbound }
+        Ranking { candidates, choice: Choice::Unbound }
     }
 }

@@ -30,7 +30,7 @@ const BUSY: f64 = 4.0;
 /// What a server says of a start is taken for what all say unless it is so many times as much, or as little. Servers
 /// measure a little differently, and a new one has measured nothing: without this the one whose number is the least
 /// would get the first call of every handler, and another none.
-const ALIKE: f64 = 2.0;
+const ALIKE: u32 = 2;
 
 /// Spills when to wait costs more than to start.
 #[derive(Debug)]
@@ -67,27 +67,29 @@ impl Question<'_> {
         })
     }
 
-    /// How long a call would take to begin at a server.
-    fn price(&self, state: &ServerState, calls: f64) -> Time {
+    /// How long a call would take to begin at a server, in nanoseconds. In seconds until the end: each call asks it of
+    /// each server.
+    fn price(&self, state: &ServerState, calls: f64) -> u64 {
         let (said, usual) = (state.costs(), self.usual);
         let Costs { call, fork, import, kept, .. } = said.unwrap_or_default();
         let calls = calls / state.share(self.now);
         let slots = said.map_or(usual.slots, |costs| f64::from(costs.slots.max(1)));
         let before = (calls + 1.0 - slots).max(0.0);
-        let wait = call.unwrap_or(usual.call).mul_f64(before / slots);
+        let wait = call.unwrap_or(usual.call).as_secs_f64() * before / slots;
         let busy = BUSY * (before / slots).max(1.0);
         let waits = before > 0.0;
         let start = match self.is_fork(state) {
-            true => alike(fork, usual.fork).mul_f64(if waits { busy } else { 1.0 }),
+            true => alike(fork, usual.fork).as_secs_f64() * if waits { busy } else { 1.0 },
             false => {
                 let import = self.import.unwrap_or_else(|| alike(import, usual.import));
-                import.mul_f64(if waits { busy } else { IMPORT })
+                import.as_secs_f64() * if waits { busy } else { IMPORT }
             }
         };
-        match used(self.handler_homes, state) {
-            Some(_) => wait + start.mul_f64(1.0 - kept.unwrap_or(usual.kept).clamp(0.0, 1.0)),
-            None => wait + start,
-        }
+        let lost = match used(self.handler_homes, state) {
+            Some(_) => 1.0 - kept.unwrap_or(usual.kept).clamp(0.0, 1.0),
+            None => 1.0,
+        };
+        ((wait + start * lost) * 1e9) as u64
     }
 }
 
@@ -98,7 +100,7 @@ fn used(homes: &[(ServerId, Time)], state: &ServerState) -> Option<Time> {
 
 /// What one server says that a start costs, or what is usual if that is about the same.
 fn alike(said: Option<Time>, usual: Time) -> Time {
-    let differs = |said: &Time| *said > usual.mul_f64(ALIKE) || usual > said.mul_f64(ALIKE);
+    let differs = |said: &Time| *said > usual.saturating_mul(ALIKE) || usual > said.saturating_mul(ALIKE);
     said.filter(differs).unwrap_or(usual)
 }
 
@@ -139,10 +141,9 @@ impl Balance for CostAware {
             import: key.packages.and_then(|packages| fleet.import(packages)),
         };
         let calls = fleet.calls(now);
-        let order = fleet.sorted(|index, state| {
-            (state.fitness(now), question.price(state, calls[index]), Reverse(state.affinity(affinity)))
+        let candidates = fleet.ranked(|_, state| {
+            (state.fitness(now), question.price(state, calls(state)), Reverse(state.affinity(affinity)))
         });
-        let candidates = fleet.ids(&order);
         let Some(&best) = candidates.first() else {
             return Ranking { candidates, choice: Choice::Unbound };
         };

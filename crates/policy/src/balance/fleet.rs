@@ -191,14 +191,22 @@ impl Fleet {
 
     /// The indices of all servers, sorted by a key; equal ones by their place.
     pub(super) fn sorted<K: Ord>(&self, key: impl Fn(usize, &ServerState) -> K) -> Vec<usize> {
-        let mut keyed: Vec<_> = self.states.iter().enumerate().map(|(i, state)| (key(i, state), i)).collect();
-        keyed.sort_unstable();
-        keyed.into_iter().map(|(_, index)| index).collect()
+        self.keyed(key).map(|(index, _)| index).collect()
     }
 
-    /// The servers at these places.
-    pub(super) fn ids(&self, places: &[usize]) -> Vec<ServerId> {
-        places.iter().map(|index| self.states[*index].server.id).collect()
+    /// All servers, in the same order.
+    pub(super) fn ranked<K: Ord>(&self, key: impl Fn(usize, &ServerState) -> K) -> Vec<ServerId> {
+        self.keyed(key).map(|(_, id)| id).collect()
+    }
+
+    fn keyed<K: Ord>(
+        &self,
+        key: impl Fn(usize, &ServerState) -> K,
+    ) -> impl Iterator<Item = (usize, ServerId)> {
+        let keyed = |(index, state): (usize, &ServerState)| (key(index, state), index, state.server.id);
+        let mut keyed: Vec<_> = self.states.iter().enumerate().map(keyed).collect();
+        keyed.sort_unstable();
+        keyed.into_iter().map(|(_, index, id)| (index, id))
     }
 
     /// The loads of all servers: those of the unknown and the new in proportion to the others'.
@@ -224,15 +232,14 @@ impl Fleet {
 
     /// The calls of all servers. One that was never heard of is taken to have as many from others as the mean of those
     /// that were: neither idle nor full.
-    pub fn calls(&self, now: Time) -> Vec<f64> {
+    pub fn calls(&self, now: Time) -> impl Fn(&ServerState) -> f64 + use<> {
         let heard = || self.states.iter().filter(|state| state.report.is_some());
         let foreign: f64 = heard().map(|state| f64::from(state.calls(now) - state.connections)).sum();
         let mean = foreign / heard().count().max(1) as f64;
-        let calls = |state: &ServerState| match state.report {
+        move |state| match state.report {
             Some(_) => f64::from(state.calls(now)),
             None => f64::from(state.connections) + mean,
-        };
-        self.states.iter().map(calls).collect()
+        }
     }
 
     /// What the import of these packages costs: the most that a server says which has them.

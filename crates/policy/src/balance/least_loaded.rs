@@ -36,10 +36,10 @@ impl Balance for LeastLoaded {
         let fleet = &self.known.fleet;
         let loads = fleet.loads(self.settings.formula, now);
         let count = loads.len().max(1);
-        let order = fleet.sorted(|index, state| {
+        let candidates = fleet.ranked(|index, state| {
             (state.fitness(now), loads[index].exact(), (index + count - self.turn % count) % count)
         });
         self.turn = (self.turn + 1) % count;
-        Ranking { candidates: fleet.ids(&order), choice: Choice::Unbound }
+        Ranking { candidates, choice: Choice::Unbound }
     }
 }

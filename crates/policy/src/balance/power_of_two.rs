@@ -44,6 +44,7 @@ impl Balance for PowerOfTwo {
                 std::mem::swap(first, second);
             }
         }
-        Ranking { candidates: fleet.ids(&order), choice: Choice::Unbound }
+        let candidates = order.into_iter().map(|index| fleet.states()[index].server.id).collect();
+        Ranking { candidates, choice: Choice::Unbound }
     }
 }

@@ -5,9 +5,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use openlambda_policy::balance::PolicyKind;
 use openlambda_policy::simulate::{self, Outcome, Scenario, Start};
 use serde_json::{Value, json};
@@ -39,6 +41,8 @@ const INSTANCES: &str = "160Mi";
 const ZYGOTES: &str = "96Mi";
 /// Calls per worker that lard lets be under way: as the simulation has it for four slots.
 const MAX_CONN: u32 = 26;
+/// How often workers are asked what they have.
+const LOOK: Duration = Duration::from_millis(250);
 /// All packages are installed after this time.
 const INSTALLED: Duration = Duration::from_secs(180);
 const SHAPE: Shape = Shape { request, start };
@@ -163,8 +167,8 @@ fn live(
         under_way: Some(UNDER_WAY),
         ..Scenario::new(policy, WORKERS.into())
     };
-    let made = drive(lard.address, UNDER_WAY, simulate::calls(&scenario).take(calls), &SHAPE)?;
-    let (sandboxes, zygotes) = kept(&workers)?;
+    let drive = || drive(lard.address, UNDER_WAY, simulate::calls(&scenario).take(calls), &SHAPE);
+    let (made, (sandboxes, zygotes)) = watched(&workers, drive)?;
     let scenario = Scenario {
         sandboxes,
         zygotes,
@@ -197,7 +201,34 @@ fn install(worker: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// How many instances and Zygotes the workers have, the mean of all.
+/// Does something, and tells how many instances and Zygotes a worker had meanwhile: the mean of all of them, all the while
+/// but for the first fifth.
+fn watched<T>(workers: &[SocketAddr], work: impl FnOnce() -> Result<T>) -> Result<(T, (usize, usize))> {
+    let (over, has_ended) = mpsc::channel::<()>();
+    let look = move || {
+        let mut seen = Vec::new();
+        // Nothing is ever sent: that the other end is dropped ends it.
+        while has_ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            seen.push(kept(workers)?);
+        }
+        anyhow::Ok(seen)
+    };
+    let (done, seen) = thread::scope(|scope| {
+        let looking = scope.spawn(look);
+        let done = work();
+        drop(over);
+        (done, looking.join())
+    });
+    let seen = seen.map_err(|_| anyhow!("who watches the workers panicked"))??;
+    let counted = &seen[seen.len() / 5..];
+    let mean = |of: fn(&(usize, usize)) -> usize| {
+        let sum: usize = counted.iter().map(of).sum();
+        (sum as f64 / (counted.len() * workers.len()).max(1) as f64).round().max(1.0) as usize
+    };
+    Ok((done?, (mean(|seen| seen.0), mean(|seen| seen.1))))
+}
+
+/// How many instances and Zygotes the workers have, together.
 fn kept(workers: &[SocketAddr]) -> Result<(usize, usize)> {
     let (mut instances, mut zygotes) = (0, 0);
     for worker in workers {
@@ -208,5 +239,5 @@ fn kept(workers: &[SocketAddr]) -> Result<(usize, usize)> {
         let nodes = state["import_cache"]["nodes"].as_array().context("no Zygotes in the state")?;
         zygotes += nodes.iter().filter(|node| node["state"] == "ready" && !node["parent"].is_null()).count();
     }
-    Ok(((instances / workers.len()).max(1), (zygotes / workers.len()).max(1)))
+    Ok((instances, zygotes))
 }

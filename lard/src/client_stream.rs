@@ -1,0 +1,94 @@
+//! A client's connection on which a small answer goes out as one piece.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// An answer up to this size is put together here: that costs less than to have the kernel gather its parts.
+const SMALL: usize = 2 << 10;
+
+/// The connection.
+pub struct ClientStream(TokioIo<TcpStream>);
+
+impl ClientStream {
+    /// Of a connection.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(TokioIo::new(stream))
+    }
+}
+
+impl Read for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl Write for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if length > SMALL {
+            return Pin::new(&mut self.0).poll_write_vectored(cx, buffers);
+        }
+        let (mut whole, mut end) = ([0; SMALL], 0);
+        for buffer in buffers {
+            whole[end..end + buffer.len()].copy_from_slice(buffer);
+            end += buffer.len();
+        }
+        Pin::new(&mut self.0).poll_write(cx, &whole[..end])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_arrive_in_order_small_or_large() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut stream, mut client) = (ClientStream::new(stream), client);
+        for size in [1, SMALL - 4, SMALL - 3, 2 * SMALL] {
+            let body = vec![b'x'; size];
+            let parts = [IoSlice::new(b"head"), IoSlice::new(&body)];
+            let written = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &parts)).await.unwrap();
+            assert_eq!(written, 4 + size);
+            let mut got = vec![0; written];
+            client.read_exact(&mut got).await.unwrap();
+            assert_eq!((&got[..4], &got[4..]), (&b"head"[..], &body[..]));
+        }
+    }
+}

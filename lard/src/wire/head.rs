@@ -1,0 +1,249 @@
+//! Heads: of a request as it is written, of an answer as it is read.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Buf as _, BytesMut};
+use httparse::{ParserConfig, Status};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
+use hyper::{Method, Response, StatusCode, Uri};
+
+use super::framing::{Chunked, Framing};
+use super::invalid;
+
+/// Headers of an answer.
+const MOST_HEADERS: usize = 100;
+
+/// A request as it goes out, but for its body.
+pub struct Outgoing<'a> {
+    /// The verb.
+    pub method: &'a Method,
+    /// Path and query.
+    pub uri: &'a Uri,
+    /// Without any that tells where the body ends.
+    pub headers: &'a HeaderMap,
+    /// Whether the agent shall say `100 Continue` when it takes the call.
+    pub asks: bool,
+}
+
+/// How the end of a request's body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// There is none.
+    None,
+    /// By its length.
+    Exact(u64),
+    /// Chunk by chunk.
+    Chunked,
+}
+
+impl Outgoing<'_> {
+    /// Writes it.
+    pub fn write(&self, buffer: &mut Vec<u8>, host: &HeaderValue, length: Length) {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        for part in [self.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+            buffer.extend_from_slice(part.as_bytes());
+        }
+        if !self.headers.contains_key(HOST) {
+            line(buffer, &HOST, host.as_bytes());
+        }
+        for (name, value) in self.headers {
+            line(buffer, name, value.as_bytes());
+        }
+        if self.asks {
+            line(buffer, &EXPECT, b"100-continue");
+        }
+        match length {
+            Length::None => {}
+            Length::Exact(length) => line(buffer, &CONTENT_LENGTH, length.to_string().as_bytes()),
+            Length::Chunked => line(buffer, &TRANSFER_ENCODING, b"chunked"),
+        }
+        buffer.extend_from_slice(b"\r\n");
+    }
+}
+
+fn line(buffer: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+        buffer.extend_from_slice(part);
+    }
+}
+
+/// What the head of an answer says.
+pub struct Head {
+    /// Status and headers.
+    pub response: Response<()>,
+    /// How its body ends.
+    pub framing: Framing,
+    /// Whether the connection stays open.
+    pub keep: bool,
+}
+
+/// Where a header stands in what was read.
+#[derive(Clone, Default)]
+struct Place {
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+/// Takes a head off what was read, if it is there as a whole.
+pub fn parse(read: &mut BytesMut) -> io::Result<Option<Head>> {
+    if read.is_empty() {
+        return Ok(None);
+    }
+    let mut slots = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut found = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut found, read, &mut slots);
+    let length = match parsed.map_err(|error| invalid(format!("its head cannot be read: {error}")))? {
+        Status::Complete(length) => length,
+        Status::Partial => return Ok(None),
+    };
+    let status =
+        StatusCode::from_u16(found.code.unwrap_or_default()).map_err(|error| invalid(error.to_string()))?;
+    let persistent = found.version == Some(1);
+    let begin = read.as_ptr() as usize;
+    let place = |bytes: &[u8]| {
+        let start = bytes.as_ptr() as usize - begin;
+        start..start + bytes.len()
+    };
+    let mut places = [const { Place { name: 0..0, value: 0..0 } }; MOST_HEADERS];
+    let count = found.headers.len();
+    for (slot, header) in places.iter_mut().zip(found.headers.iter()) {
+        *slot = Place { name: place(header.name.as_bytes()), value: place(header.value) };
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if count == 0 {
+        read.advance(length);
+    } else {
+        let head = read.split_to(length).freeze();
+        let headers = response.headers_mut();
+        headers.reserve(count);
+        for Place { name, value } in &places[..count] {
+            let name =
+                HeaderName::from_bytes(&head[name.clone()]).map_err(|error| invalid(error.to_string()))?;
+            let value = HeaderValue::from_maybe_shared(head.slice(value.clone()));
+            headers.append(name, value.map_err(|error| invalid(error.to_string()))?);
+        }
+    }
+    let framing = framing(status, response.headers(), persistent)?;
+    let keep = keeps(response.headers(), persistent);
+    Ok(Some(Head { response, framing, keep }))
+}
+
+/// RFC 9112, 6.3. What could be read in two ways is not read at all.
+fn framing(status: StatusCode, headers: &HeaderMap, persistent: bool) -> io::Result<Framing> {
+    if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok(Framing::Length(0));
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        let is_only = headers.get_all(TRANSFER_ENCODING).iter().count() == 1;
+        if length.is_some() || !persistent || !is_only || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        {
+            return Err(invalid(format!("where its body ends is not clear: Transfer-Encoding {coding:?}")));
+        }
+        return Ok(Framing::Chunked(Chunked::Size));
+    }
+    let Some(length) = length else { return Ok(Framing::Close { ended: false }) };
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|text| text.parse().ok()).filter(|_| lengths.all(|other| other == length));
+    let number = number
+        .ok_or_else(|| invalid(format!("where its body ends is not clear: Content-Length {length:?}")))?;
+    Ok(Framing::Length(number))
+}
+
+fn keeps(headers: &HeaderMap, persistent: bool) -> bool {
+    if !headers.contains_key(CONNECTION) {
+        return persistent;
+    }
+    let has = |wanted: &str| {
+        let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(wanted))
+    };
+    !has("close") && (persistent || has("keep-alive"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> io::Result<Option<(Head, usize)>> {
+        let mut read = BytesMut::from(text);
+        Ok(parse(&mut read)?.map(|head| (head, read.len())))
+    }
+
+    #[test]
+    fn a_request_is_written_with_what_it_lacks() {
+        let headers: HeaderMap =
+            [(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))].into_iter().collect();
+        let uri = Uri::from_static("/run/f?x=1");
+        let request = Outgoing { method: &Method::POST, uri: &uri, headers: &headers, asks: true };
+        let mut buffer = Vec::new();
+        request.write(&mut buffer, &HeaderValue::from_static("agent:1"), Length::Exact(3));
+        let expected = "POST /run/f?x=1 HTTP/1.1\r\nhost: agent:1\r\nx-a: 1\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+        assert_eq!(String::from_utf8(buffer).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_answer_is_read_when_it_is_whole() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nab";
+        for length in 0..text.len() - 2 {
+            assert!(read(&text[..length]).unwrap().is_none(), "{length}");
+        }
+        let (head, left) = read(text).unwrap().unwrap();
+        assert_eq!((head.framing, head.keep, left), (Framing::Length(2), true, 2));
+        assert_eq!(head.response.headers()["x-a"], "b");
+        assert_eq!(read("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1").unwrap().unwrap().1, 8);
+    }
+
+    #[test]
+    fn where_bodies_end() {
+        let cases = [
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Framing::Chunked(Chunked::Size), true),
+            ("HTTP/1.1 200 OK\r\n\r\n", Framing::Close { ended: false }, true),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 7\r\n\r\n", Framing::Length(0), true),
+            ("HTTP/1.1 304 Not Modified\r\nConnection: x, Close\r\n\r\n", Framing::Length(0), false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", Framing::Length(3), true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", Framing::Length(3), false),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n",
+                Framing::Length(3),
+                true,
+            ),
+        ];
+        for (text, framing, keep) in cases {
+            let (head, _) = read(text).unwrap().unwrap();
+            assert_eq!((head.framing, head.keep), (framing, keep), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let too_many = "X-A: b\r\n".repeat(MOST_HEADERS + 1);
+        for headers in [
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 3\r\nContent-Length: 4\r\n",
+            "Content-Length: +3\r\n",
+            "Content-Length: -3\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 3, 3\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Content-Length : 3\r\n",
+            "X-A: a\r\n b\r\n",
+            &too_many,
+        ] {
+            let Err(error) = read(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n")) else { panic!("{headers}") };
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{headers}");
+        }
+        assert!(read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(read("GET / HTTP/1.1\r\n\r\n").is_err());
+        assert!(read("HTTP/1.1 42 No\r\n\r\n").is_err());
+    }
+}
