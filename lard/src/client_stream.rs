@@ -12,12 +12,16 @@ use tokio::net::TcpStream;
 const SMALL: usize = 2 << 10;
 
 /// The connection.
-pub struct ClientStream(TokioIo<TcpStream>);
+pub struct ClientStream {
+    stream: TokioIo<TcpStream>,
+    /// A small answer.
+    whole: Vec<u8>,
+}
 
 impl ClientStream {
     /// Of a connection.
     pub fn new(stream: TcpStream) -> Self {
-        Self(TokioIo::new(stream))
+        Self { stream: TokioIo::new(stream), whole: Vec::new() }
     }
 }
 
@@ -27,13 +31,13 @@ impl Read for ClientStream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl Write for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buffer)
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
 
     fn poll_write_vectored(
@@ -43,26 +47,24 @@ impl Write for ClientStream {
     ) -> Poll<io::Result<usize>> {
         let length: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         if length > SMALL {
-            return Pin::new(&mut self.0).poll_write_vectored(cx, buffers);
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
         }
-        let (mut whole, mut end) = ([0; SMALL], 0);
-        for buffer in buffers {
-            whole[end..end + buffer.len()].copy_from_slice(buffer);
-            end += buffer.len();
-        }
-        Pin::new(&mut self.0).poll_write(cx, &whole[..end])
+        let Self { stream, whole } = &mut *self;
+        whole.clear();
+        buffers.iter().for_each(|buffer| whole.extend_from_slice(buffer));
+        Pin::new(stream).poll_write(cx, whole)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -4,8 +4,10 @@
 //! nothing of what is sent to it after that for an answer; when the drain begins it ends with the calls that are in it.
 
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::client_stream::ClientStream;
 use crate::gateway::Gateway;
+use crate::head_timer::HeadTimer;
 use crate::reply::Reply;
 use crate::server::answer;
 use crate::tunnel::Tunnel;
@@ -109,21 +112,27 @@ impl Client {
 
 async fn http1(stream: TcpStream, client: &Client) -> hyper::Result<()> {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(client.gateway.settings.header_timeout);
+    builder.timer(HeadTimer::default()).header_read_timeout(client.gateway.settings.header_timeout);
     builder.max_buf_size(HEAD_LIMIT);
     let service = service_fn(|request| {
         let client = client.clone();
         async move { client.answer(request).await }
     });
     let connection = builder.serve_connection(ClientStream::new(stream), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = client.drain.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = pin!(connection);
+    let mut begun = pin!(client.drain.begun());
+    let (mut asked, mut told) = (false, false);
+    poll_fn(|cx| {
+        // Once asked it wakes this task when it comes; to ask it each time would take locks.
+        if !told && (!asked || client.drain.has_begun()) {
+            (asked, told) = (true, begun.as_mut().poll(cx).is_ready());
+            if told {
+                connection.as_mut().graceful_shutdown();
+            }
         }
-    }
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 async fn http2(stream: TcpStream, client: &Client) -> hyper::Result<()> {
@@ -142,7 +151,7 @@ async fn http2(stream: TcpStream, client: &Client) -> hyper::Result<()> {
             Ok::<_, Infallible>(response)
         }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut looks = interval(LOOK);
     let idle = client.gateway.settings.header_timeout;
     let mut closing = None;

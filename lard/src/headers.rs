@@ -5,14 +5,11 @@ use hyper::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
 };
 use hyper::header::{PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE};
-use openlambda_api::headers::{LOAD_METRICS, PACKAGES, REQUEST_ID, REQUEST_ID_MAX};
-use openlambda_api::packages;
+use openlambda_api::headers::{REQUEST_ID, REQUEST_ID_MAX};
 use uuid::Uuid;
 
 /// The call's id, in and out.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
-const X_LOAD: HeaderName = HeaderName::from_static(LOAD_METRICS);
-const X_PACKAGES: HeaderName = HeaderName::from_static(PACKAGES);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -60,59 +57,59 @@ pub fn from_http2(headers: &mut HeaderMap, uri: &Uri) {
     }
 }
 
-/// Makes a client's headers those of the request to an agent.
-pub fn to_agent(headers: &mut HeaderMap, id: &HeaderValue, peer: &HeaderValue) {
+/// Makes a client's headers those of the request to an agent, together with those that it gives: a map that has grown
+/// full is not made anew for three more.
+pub fn to_agent(
+    headers: &mut HeaderMap,
+    id: &HeaderValue,
+    peer: &HeaderValue,
+) -> Vec<(HeaderName, HeaderValue)> {
     strip_hop_by_hop(headers);
+    let has = |wanted: &HeaderName| headers.keys().any(|name| name == wanted);
+    let (length, expect) = (has(&CONTENT_LENGTH), has(&EXPECT));
+    let (has_id, has_peer, has_host) = (has(&X_REQUEST_ID), has(&X_FORWARDED_FOR), has(&X_FORWARDED_HOST));
     // The body was collected: its length is set anew, and lard itself decides what it expects.
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(EXPECT);
-    headers.insert(X_REQUEST_ID, id.clone());
-    if !headers.contains_key(X_FORWARDED_FOR) {
-        headers.insert(X_FORWARDED_FOR, peer.clone());
+    if length {
+        headers.remove(CONTENT_LENGTH);
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    if expect {
+        headers.remove(EXPECT);
     }
+    let mut added = Vec::with_capacity(3);
+    if has_id {
+        headers.insert(X_REQUEST_ID, id.clone());
+    } else {
+        added.push((X_REQUEST_ID, id.clone()));
+    }
+    if !has_peer {
+        added.push((X_FORWARDED_FOR, peer.clone()));
+    }
+    if !has_host && let Some(host) = headers.get(HOST) {
+        added.push((X_FORWARDED_HOST, host.clone()));
+    }
+    added
 }
 
 /// Makes an agent's headers those of the answer to the client.
 pub fn to_client(headers: &mut HeaderMap, id: &HeaderValue) {
     strip_hop_by_hop(headers);
-    headers.remove(X_LOAD);
-    headers.remove(X_PACKAGES);
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
-/// The agent's load report, if there is one.
-pub fn load_report(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(X_LOAD)
-}
-
-/// The digest of the packages of the handler that answered, if it has any.
-pub fn packages(headers: &HeaderMap) -> Option<u64> {
-    packages::parse(headers.get(X_PACKAGES)?.to_str().ok()?)
-}
-
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
     // To compare names is cheaper than to look each up; mostly there is none.
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
-        }
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
     }
 }
 
@@ -140,7 +137,8 @@ mod tests {
             ("x-theirs", "2"),
         ]);
         let (id, peer) = (HeaderValue::from_static("r"), HeaderValue::from_static("10.0.0.1"));
-        to_agent(&mut headers, &id, &peer);
+        let added = to_agent(&mut headers, &id, &peer);
+        headers.extend(added);
         let expected = map(&[
             ("host", "front"),
             ("x-theirs", "2"),
@@ -149,6 +147,14 @@ mod tests {
             ("x-forwarded-host", "front"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn an_id_that_is_not_honoured_is_replaced() {
+        let mut headers = map(&[("x-request-id", "a b"), ("x-request-id", "c d")]);
+        let added = to_agent(&mut headers, &HeaderValue::from_static("r"), &HeaderValue::from_static("p"));
+        assert_eq!(headers, map(&[("x-request-id", "r")]));
+        assert_eq!(added, [(X_FORWARDED_FOR, HeaderValue::from_static("p"))]);
     }
 
     #[test]
@@ -164,7 +170,9 @@ mod tests {
     #[test]
     fn forwarded_headers_of_a_proxy_in_front_stay() {
         let mut headers = map(&[("host", "b"), ("x-forwarded-for", "1.2.3.4"), ("x-forwarded-host", "a")]);
-        to_agent(&mut headers, &HeaderValue::from_static("r"), &HeaderValue::from_static("10.0.0.1"));
+        let (id, peer) = (HeaderValue::from_static("r"), HeaderValue::from_static("10.0.0.1"));
+        let added = to_agent(&mut headers, &id, &peer);
+        assert_eq!(added, [(X_REQUEST_ID, id)]);
         assert_eq!(
             (&headers["x-forwarded-for"], &headers["x-forwarded-host"]),
             (&HeaderValue::from_static("1.2.3.4"), &HeaderValue::from_static("a"))
@@ -180,18 +188,5 @@ mod tests {
             assert!(Uuid::parse_str(minted.to_str().unwrap()).is_ok(), "{minted:?}");
         }
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn what_is_for_lard_is_read_and_stripped() {
-        let mut headers = map(&[
-            ("endpoint-load-metrics", "TEXT cpu_utilization=0.5"),
-            ("x-packages", "000000000000002a"),
-            ("x-a", "1"),
-        ]);
-        assert_eq!(load_report(&headers), Some(&HeaderValue::from_static("TEXT cpu_utilization=0.5")));
-        assert_eq!(packages(&headers), Some(42));
-        to_client(&mut headers, &HeaderValue::from_static("r"));
-        assert_eq!(headers, map(&[("x-a", "1"), ("x-request-id", "r")]));
     }
 }

@@ -20,6 +20,7 @@ pub mod client_stream;
 pub mod connection;
 pub mod gate;
 pub mod gateway;
+pub mod head_timer;
 pub mod headers;
 pub mod hold;
 pub mod kubernetes;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{HeaderMap, HeaderValue, UPGRADE};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Response, StatusCode, Uri};
-use openlambda_api::{Component, ErrorBody, Reason};
+use openlambda_api::{Component, ErrorBody, Reason, packages};
 use openlambda_policy::balance::{Key, MoveReason, ServerId};
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ pub struct Call {
     pub uri: Uri,
     /// As the agent shall see them.
     pub headers: HeaderMap,
+    /// More of them.
+    pub added: Vec<(HeaderName, HeaderValue)>,
     /// The body, or as much of it as is kept.
     pub body: Bytes,
     /// The rest of it.
@@ -208,9 +210,9 @@ fn hear(
     upstream: &Upstream,
     response: &Response<Exchange>,
 ) {
-    let report = headers::load_report(response.headers());
-    gateway.targets.observe(server, report.and_then(|value| upstream.report.read(value)));
-    let packages = headers::packages(response.headers());
+    let said = &response.body().said;
+    gateway.targets.observe(server, said.load.as_ref().and_then(|value| upstream.report.read(value)));
+    let packages = said.packages.as_ref().and_then(|value| packages::parse(std::str::from_utf8(value).ok()?));
     // Only an answer of the handler says that it has none.
     if packages.is_some() || response.status().is_success() {
         gateway.limits.learn(&call.handler, packages);
@@ -246,8 +248,13 @@ async fn send(
     server: ServerId,
     upstream: &Arc<Upstream>,
 ) -> Result<Response<Exchange>, Attempt> {
-    let request =
-        Outgoing { method: &call.method, uri: &call.uri, headers: &call.headers, asks: call.guarded() };
+    let request = Outgoing {
+        method: &call.method,
+        uri: &call.uri,
+        headers: &call.headers,
+        added: &call.added,
+        asks: call.guarded(),
+    };
     let mut fresh = false;
     loop {
         let (body, taken) = call.body();

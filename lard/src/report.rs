@@ -2,24 +2,23 @@
 
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
 use openlambda_api::LoadReport;
 use openlambda_policy::balance::{Costs, Report, Zygote};
 use parking_lot::Mutex;
 
 /// The last report of one agent. It says the same with many answers, and is read only once.
 #[derive(Debug, Default)]
-pub struct Latest(Mutex<Option<(HeaderValue, Report)>>);
+pub struct Latest(Mutex<Option<(Box<[u8]>, Report)>>);
 
 impl Latest {
     /// What a header says; none if it is no report.
-    pub fn read(&self, value: &HeaderValue) -> Option<Report> {
+    pub fn read(&self, value: &[u8]) -> Option<Report> {
         let mut latest = self.0.lock();
-        if let Some((_, report)) = latest.as_ref().filter(|(text, _)| text == value) {
+        if let Some((_, report)) = latest.as_ref().filter(|(text, _)| **text == *value) {
             return Some(report.clone());
         }
-        let report = parse(value.to_str().ok()?)?;
-        *latest = Some((value.clone(), report.clone()));
+        let report = parse(std::str::from_utf8(value).ok()?)?;
+        *latest = Some((value.into(), report.clone()));
         Some(report)
     }
 }
@@ -78,13 +77,13 @@ mod tests {
     #[test]
     fn what_is_said_twice_is_read_once() {
         let text = "TEXT cpu_utilization=0.5, named_metrics.zygotes=1, named_metrics.z.0000000000000007=80";
-        let (latest, value) = (Latest::default(), HeaderValue::from_static(text));
+        let latest = Latest::default();
         let zygotes = |report: Option<Report>| report.unwrap().zygotes.unwrap();
-        let first = zygotes(latest.read(&value));
+        let first = zygotes(latest.read(text.as_bytes()));
         assert_eq!(*first, [Zygote { set: 7, import: Duration::from_millis(80) }]);
-        assert!(Arc::ptr_eq(&first, &zygotes(latest.read(&value))));
-        let other = latest.read(&HeaderValue::from_static("TEXT cpu_utilization=0.25")).unwrap();
+        assert!(Arc::ptr_eq(&first, &zygotes(latest.read(text.as_bytes()))));
+        let other = latest.read(b"TEXT cpu_utilization=0.25").unwrap();
         assert_eq!((other.cpu, other.zygotes), (0.25, None));
-        assert_eq!(latest.read(&HeaderValue::from_static("JSON {}")), None);
+        assert_eq!(latest.read(b"JSON {}"), None);
     }
 }

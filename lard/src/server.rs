@@ -194,8 +194,10 @@ async fn call(
         gateway.metrics.rejections.with_label_values(&[gate::label(&error)]).inc();
         not_admitted(&error)
     })?;
-    headers::from_http2(&mut head.headers, &head.uri);
-    headers::to_agent(&mut head.headers, id, peer);
+    if head.version == Version::HTTP_2 {
+        headers::from_http2(&mut head.headers, &head.uri);
+    }
+    let added = headers::to_agent(&mut head.headers, id, peer);
     if let Some(upgrade) = &upgrade {
         upgrade.announce(&mut head.headers, None);
     }
@@ -210,6 +212,7 @@ async fn call(
         method: head.method,
         uri,
         headers: head.headers,
+        added,
         body: body.data,
         tail: body.tail,
         upgrade,

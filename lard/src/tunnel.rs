@@ -37,8 +37,8 @@ impl Upgrade {
             names.any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
         };
         let headers = request.headers();
-        let wanted = request.version() == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(named);
-        let protocol = headers.get(UPGRADE).filter(|_| wanted)?.clone();
+        let protocol = headers.get(UPGRADE).filter(|_| request.version() == Version::HTTP_11)?;
+        let protocol = headers.get_all(CONNECTION).iter().any(named).then(|| protocol.clone())?;
         Some(Self { protocol, client: Mutex::new(Some(hyper::upgrade::on(request))) })
     }
 

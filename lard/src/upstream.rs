@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::report::Latest;
 use crate::tail::{Replay, Taken};
-use crate::wire::{Cut, Outgoing, Wire};
+use crate::wire::{Cut, Outgoing, Said, Wire};
 
 /// Connections kept per agent; more are opened at need and closed after use.
 const MAX_IDLE: usize = 256;
@@ -199,7 +199,10 @@ impl Upstream {
             Poll::Pending => wire.poll_late(cx).map(|()| None),
         });
         match head.await.ok_or(SendError::Late)? {
-            Ok(response) => Ok(response.map(|()| Exchange { wire: Some(wire), upstream: Arc::clone(self) })),
+            Ok((response, said)) => {
+                let upstream = Arc::clone(self);
+                Ok(response.map(|()| Exchange { wire: Some(wire), upstream, said }))
+            }
             Err(source) => {
                 let (address, unsent) = (self.address(), !wire.is_begun());
                 if self.cuts.load(Ordering::Relaxed) != cuts {
@@ -210,11 +213,11 @@ impl Upstream {
         }
     }
 
-    /// The most recently used connection that is still good.
+    /// The most recently used connection that is still good. One that was not used for long goes with the next sweep.
     fn take(&self) -> Option<Box<Wire>> {
         let mut idle = self.idle.lock();
-        while let Some(Idle { mut wire, since }) = idle.pop() {
-            if since.elapsed() < self.idle_timeout && wire.is_open() {
+        while let Some(Idle { mut wire, .. }) = idle.pop() {
+            if wire.is_open() {
                 return Some(wire);
             }
         }
@@ -282,6 +285,8 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
 pub struct Exchange {
     wire: Option<Box<Wire>>,
     upstream: Arc<Upstream>,
+    /// What the agent said to lard.
+    pub said: Said,
 }
 
 impl Exchange {

@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::framing::Framing;
-pub use self::head::Outgoing;
+pub use self::head::{Outgoing, Said};
 use self::upload::Upload;
 use crate::tail::{Replay, Taken};
 
@@ -69,6 +69,8 @@ pub struct Wire {
     read: BytesMut,
     /// What is read next time.
     size: usize,
+    /// For where headers stand in what was read.
+    places: Vec<head::Place>,
     upload: Upload,
     framing: Framing,
     /// Whether an answer to this request has no body whatever its head says (HEAD).
@@ -87,6 +89,7 @@ impl Wire {
             stream,
             read: BytesMut::new(),
             size: READ.0,
+            places: Vec::new(),
             upload: Upload::default(),
             framing: Framing::Length(0),
             bodiless: false,
@@ -116,14 +119,22 @@ impl Wire {
     }
 
     /// Writes what there is to write, and reads the head of the answer. `taken` learns of `100 Continue`.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>, taken: &Taken) -> Poll<io::Result<Response<()>>> {
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        taken: &Taken,
+    ) -> Poll<io::Result<(Response<()>, Said)>> {
         loop {
             self.write(cx)?;
-            if let Some(head) = head::parse(&mut self.read)? {
+            if head::is_continue(&mut self.read) {
+                taken.set();
+                continue;
+            }
+            if let Some(head) = head::parse(&mut self.read, &mut self.places)? {
                 match head.response.status() {
                     StatusCode::CONTINUE => taken.set(),
                     status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {}
-                    _ => return Poll::Ready(self.answer(head)),
+                    _ => return Poll::Ready(Ok(self.answer(head))),
                 }
                 continue;
             }
@@ -139,10 +150,10 @@ impl Wire {
         }
     }
 
-    fn answer(&mut self, head: head::Head) -> io::Result<Response<()>> {
+    fn answer(&mut self, head: head::Head) -> (Response<()>, Said) {
         self.keep = head.keep;
         self.framing = if self.bodiless { Framing::Length(0) } else { head.framing };
-        Ok(head.response)
+        (head.response, head.said)
     }
 
     /// The next part of the answer's body; goes on with the request's as well, if that is not through.

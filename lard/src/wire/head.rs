@@ -4,12 +4,13 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use httparse::{ParserConfig, Status};
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use hyper::{Method, Response, StatusCode, Uri};
+use openlambda_api::headers::{LOAD_METRICS, PACKAGES};
 
 use super::framing::{Chunked, Framing};
 use super::invalid;
@@ -25,6 +26,8 @@ pub struct Outgoing<'a> {
     pub uri: &'a Uri,
     /// Without any that tells where the body ends.
     pub headers: &'a HeaderMap,
+    /// More of them.
+    pub added: &'a [(HeaderName, HeaderValue)],
     /// Whether the agent shall say `100 Continue` when it takes the call.
     pub asks: bool,
 }
@@ -47,12 +50,15 @@ impl Outgoing<'_> {
         for part in [self.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
             buffer.extend_from_slice(part.as_bytes());
         }
-        if !self.headers.contains_key(HOST) {
-            line(buffer, &HOST, host.as_bytes());
-        }
+        let mut has_host = false;
         for (name, value) in self.headers {
+            has_host |= name == HOST;
             line(buffer, name, value.as_bytes());
         }
+        if !has_host {
+            line(buffer, &HOST, host.as_bytes());
+        }
+        self.added.iter().for_each(|(name, value)| line(buffer, name, value.as_bytes()));
         if self.asks {
             line(buffer, &EXPECT, b"100-continue");
         }
@@ -75,21 +81,64 @@ fn line(buffer: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
 pub struct Head {
     /// Status and headers.
     pub response: Response<()>,
+    /// What is not for the client.
+    pub said: Said,
     /// How its body ends.
     pub framing: Framing,
     /// Whether the connection stays open.
     pub keep: bool,
 }
 
+/// What an agent says to lard with an answer.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// How loaded it is.
+    pub load: Option<Bytes>,
+    /// Which packages the handler has.
+    pub packages: Option<Bytes>,
+}
+
+impl Said {
+    /// Where what a header says belongs, if it is one for lard.
+    fn place(&mut self, name: &[u8]) -> Option<&mut Option<Bytes>> {
+        if name.eq_ignore_ascii_case(LOAD_METRICS.as_bytes()) {
+            Some(&mut self.load)
+        } else if name.eq_ignore_ascii_case(PACKAGES.as_bytes()) {
+            Some(&mut self.packages)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether there are headers that tell where the answer ends: each is looked up only then.
+#[derive(Default)]
+struct Marks {
+    length: bool,
+    coding: bool,
+    connection: bool,
+}
+
 /// Where a header stands in what was read.
-#[derive(Clone, Default)]
-struct Place {
+pub struct Place {
     name: Range<usize>,
     value: Range<usize>,
 }
 
-/// Takes a head off what was read, if it is there as a whole.
-pub fn parse(read: &mut BytesMut) -> io::Result<Option<Head>> {
+/// The whole of a `100 Continue` as agents write it.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Takes a `100 Continue` off what was read: most calls begin with it, and it is not worth to be read like any head.
+pub fn is_continue(read: &mut BytesMut) -> bool {
+    let is = read.starts_with(CONTINUE);
+    if is {
+        read.advance(CONTINUE.len());
+    }
+    is
+}
+
+/// Takes a head off what was read, if it is there as a whole. `places` is kept for its memory.
+pub fn parse(read: &mut BytesMut, places: &mut Vec<Place>) -> io::Result<Option<Head>> {
     if read.is_empty() {
         return Ok(None);
     }
@@ -100,43 +149,59 @@ pub fn parse(read: &mut BytesMut) -> io::Result<Option<Head>> {
         Status::Complete(length) => length,
         Status::Partial => return Ok(None),
     };
-    let status =
-        StatusCode::from_u16(found.code.unwrap_or_default()).map_err(|error| invalid(error.to_string()))?;
+    let status = StatusCode::from_u16(found.code.unwrap_or_default());
+    let status = status.map_err(|error| invalid(error.to_string()))?;
     let persistent = found.version == Some(1);
     let begin = read.as_ptr() as usize;
     let place = |bytes: &[u8]| {
         let start = bytes.as_ptr() as usize - begin;
         start..start + bytes.len()
     };
-    let mut places = [const { Place { name: 0..0, value: 0..0 } }; MOST_HEADERS];
-    let count = found.headers.len();
-    for (slot, header) in places.iter_mut().zip(found.headers.iter()) {
-        *slot = Place { name: place(header.name.as_bytes()), value: place(header.value) };
-    }
+    places.clear();
+    places.extend(
+        found.headers.iter().map(|h| Place { name: place(h.name.as_bytes()), value: place(h.value) }),
+    );
     let mut response = Response::new(());
     *response.status_mut() = status;
-    if count == 0 {
+    if places.is_empty() {
         read.advance(length);
-    } else {
-        let head = read.split_to(length).freeze();
-        let headers = response.headers_mut();
-        headers.reserve(count);
-        for Place { name, value } in &places[..count] {
-            let name =
-                HeaderName::from_bytes(&head[name.clone()]).map_err(|error| invalid(error.to_string()))?;
-            let value = HeaderValue::from_maybe_shared(head.slice(value.clone()));
-            headers.append(name, value.map_err(|error| invalid(error.to_string()))?);
-        }
     }
-    let framing = framing(status, response.headers(), persistent)?;
-    let keep = keeps(response.headers(), persistent);
-    Ok(Some(Head { response, framing, keep }))
+    let (said, marks) = match places.is_empty() {
+        true => Default::default(),
+        false => fill(response.headers_mut(), &read.split_to(length).freeze(), places)?,
+    };
+    let framing = framing(status, response.headers(), persistent, &marks)?;
+    let keep = keeps(response.headers(), persistent, &marks);
+    Ok(Some(Head { response, said, framing, keep }))
+}
+
+fn fill(headers: &mut HeaderMap, head: &Bytes, places: &[Place]) -> io::Result<(Said, Marks)> {
+    let (mut said, mut marks) = (Said::default(), Marks::default());
+    // With room for the request's id.
+    headers.reserve(places.len() + 1);
+    for Place { name, value } in places {
+        let (name, value) = (&head[name.clone()], head.slice(value.clone()));
+        if let Some(place) = said.place(name) {
+            *place = Some(value);
+            continue;
+        }
+        let value = HeaderValue::from_maybe_shared(value).map_err(|error| invalid(error.to_string()))?;
+        let name = HeaderName::from_bytes(name).map_err(|error| invalid(error.to_string()))?;
+        marks.length |= name == CONTENT_LENGTH;
+        marks.coding |= name == TRANSFER_ENCODING;
+        marks.connection |= name == CONNECTION;
+        headers.append(name, value);
+    }
+    Ok((said, marks))
 }
 
 /// RFC 9112, 6.3. What could be read in two ways is not read at all.
-fn framing(status: StatusCode, headers: &HeaderMap, persistent: bool) -> io::Result<Framing> {
+fn framing(status: StatusCode, headers: &HeaderMap, persistent: bool, marks: &Marks) -> io::Result<Framing> {
     if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
+    }
+    if !marks.length && !marks.coding {
+        return Ok(Framing::Close { ended: false });
     }
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
@@ -156,8 +221,8 @@ fn framing(status: StatusCode, headers: &HeaderMap, persistent: bool) -> io::Res
     Ok(Framing::Length(number))
 }
 
-fn keeps(headers: &HeaderMap, persistent: bool) -> bool {
-    if !headers.contains_key(CONNECTION) {
+fn keeps(headers: &HeaderMap, persistent: bool, marks: &Marks) -> bool {
+    if !marks.connection {
         return persistent;
     }
     let has = |wanted: &str| {
@@ -173,7 +238,7 @@ mod tests {
 
     fn read(text: &str) -> io::Result<Option<(Head, usize)>> {
         let mut read = BytesMut::from(text);
-        Ok(parse(&mut read)?.map(|head| (head, read.len())))
+        Ok(parse(&mut read, &mut Vec::new())?.map(|head| (head, read.len())))
     }
 
     #[test]
@@ -181,10 +246,12 @@ mod tests {
         let headers: HeaderMap =
             [(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))].into_iter().collect();
         let uri = Uri::from_static("/run/f?x=1");
-        let request = Outgoing { method: &Method::POST, uri: &uri, headers: &headers, asks: true };
+        let added = [(HeaderName::from_static("x-b"), HeaderValue::from_static("2"))];
+        let request =
+            Outgoing { method: &Method::POST, uri: &uri, headers: &headers, added: &added, asks: true };
         let mut buffer = Vec::new();
         request.write(&mut buffer, &HeaderValue::from_static("agent:1"), Length::Exact(3));
-        let expected = "POST /run/f?x=1 HTTP/1.1\r\nhost: agent:1\r\nx-a: 1\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+        let expected = "POST /run/f?x=1 HTTP/1.1\r\nx-a: 1\r\nhost: agent:1\r\nx-b: 2\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
         assert_eq!(String::from_utf8(buffer).unwrap(), expected);
     }
 
@@ -198,6 +265,18 @@ mod tests {
         assert_eq!((head.framing, head.keep, left), (Framing::Length(2), true, 2));
         assert_eq!(head.response.headers()["x-a"], "b");
         assert_eq!(read("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1").unwrap().unwrap().1, 8);
+        let mut both = BytesMut::from("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1");
+        assert!(is_continue(&mut both) && !is_continue(&mut both));
+        assert_eq!(both, "HTTP/1.1");
+    }
+
+    #[test]
+    fn what_is_for_lard_is_kept_from_the_client() {
+        let text = "HTTP/1.1 204 No Content\r\nEndpoint-Load-Metrics: TEXT cpu_utilization=0.5\r\nx-packages: 2a\r\nx-a: 1\r\n\r\n";
+        let (head, _) = read(text).unwrap().unwrap();
+        assert_eq!(head.said.load.unwrap(), "TEXT cpu_utilization=0.5");
+        assert_eq!(head.said.packages.unwrap(), "2a");
+        assert_eq!(head.response.headers().len(), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ async fn pair() -> (Wire, Arc<Cut>, TcpStream) {
 
 fn begin(wire: &mut Wire, method: &Method, body: Replay) {
     let (uri, headers) = (Uri::from_static("/run/f"), HeaderMap::new());
-    let request = Outgoing { method, uri: &uri, headers: &headers, asks: true };
+    let request = Outgoing { method, uri: &uri, headers: &headers, added: &[], asks: true };
     wire.begin(&request, &HeaderValue::from_static("agent"), body, Instant::now() + TIME);
 }
 
@@ -30,7 +30,7 @@ fn small() -> Replay {
 }
 
 async fn head(wire: &mut Wire, taken: &Taken) -> io::Result<Response<()>> {
-    poll_fn(|cx| wire.poll_head(cx, taken)).await
+    poll_fn(|cx| wire.poll_head(cx, taken)).await.map(|(response, _)| response)
 }
 
 async fn body(wire: &mut Wire) -> io::Result<Vec<u8>> {

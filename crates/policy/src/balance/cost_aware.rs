@@ -30,7 +30,7 @@ const BUSY: f64 = 4.0;
 /// What a server says of a start is taken for what all say unless it is so many times as much, or as little. Servers
 /// measure a little differently, and a new one has measured nothing: without this the one whose number is the least
 /// would get the first call of every handler, and another none.
-const ALIKE: u32 = 2;
+const ALIKE: f64 = 2.0;
 
 /// Spills when to wait costs more than to start.
 #[derive(Debug)]
@@ -75,14 +75,15 @@ impl Question<'_> {
         let calls = calls / state.share(self.now);
         let slots = said.map_or(usual.slots, |costs| f64::from(costs.slots.max(1)));
         let before = (calls + 1.0 - slots).max(0.0);
-        let wait = call.unwrap_or(usual.call).as_secs_f64() * before / slots;
-        let busy = BUSY * (before / slots).max(1.0);
         let waits = before > 0.0;
+        let wait = if waits { call.unwrap_or(usual.call).as_secs_f64() * before / slots } else { 0.0 };
+        let busy = BUSY * (before / slots).max(1.0);
         let start = match self.is_fork(state) {
-            true => alike(fork, usual.fork).as_secs_f64() * if waits { busy } else { 1.0 },
+            true => alike(fork, usual.fork) * if waits { busy } else { 1.0 },
             false => {
-                let import = self.import.unwrap_or_else(|| alike(import, usual.import));
-                import.as_secs_f64() * if waits { busy } else { IMPORT }
+                let import =
+                    self.import.map_or_else(|| alike(import, usual.import), |time| time.as_secs_f64());
+                import * if waits { busy } else { IMPORT }
             }
         };
         let lost = match used(self.handler_homes, state) {
@@ -98,10 +99,11 @@ fn used(homes: &[(ServerId, Time)], state: &ServerState) -> Option<Time> {
     homes.iter().find(|(id, _)| *id == state.server.id).map(|(_, used)| *used)
 }
 
-/// What one server says that a start costs, or what is usual if that is about the same.
-fn alike(said: Option<Time>, usual: Time) -> Time {
-    let differs = |said: &Time| *said > usual.saturating_mul(ALIKE) || usual > said.saturating_mul(ALIKE);
-    said.filter(differs).unwrap_or(usual)
+/// What one server says that a start costs, in seconds, or what is usual if that is about the same.
+fn alike(said: Option<Time>, usual: Time) -> f64 {
+    let usual = usual.as_secs_f64();
+    let said = said.map_or(usual, |said| said.as_secs_f64());
+    if said > usual * ALIKE || usual > said * ALIKE { said } else { usual }
 }
 
 impl Balance for CostAware {

@@ -89,8 +89,16 @@ impl ServerState {
 
     /// Calls that it has: ours, and those of other replicas of lard as far as they are known.
     pub fn calls(&self, now: Time) -> u32 {
-        let foreign = (self.foreign * self.weight(now)).round() as u32;
-        self.connections.saturating_add(foreign)
+        self.connections.saturating_add(self.others(now))
+    }
+
+    /// Calls that it has from others, as far as that is known.
+    fn others(&self, now: Time) -> u32 {
+        if self.foreign == 0.0 {
+            return 0;
+        }
+        // Rounded.
+        (self.foreign * self.weight(now) + 0.5) as u32
     }
 
     /// What its report still counts for.
@@ -234,8 +242,11 @@ impl Fleet {
     /// that were: neither idle nor full.
     pub fn calls(&self, now: Time) -> impl Fn(&ServerState) -> f64 + use<> {
         let heard = || self.states.iter().filter(|state| state.report.is_some());
-        let foreign: f64 = heard().map(|state| f64::from(state.calls(now) - state.connections)).sum();
-        let mean = foreign / heard().count().max(1) as f64;
+        let count = heard().count();
+        let foreign = |state: &ServerState| f64::from(state.others(now));
+        // Nobody asks for the mean if all were heard of.
+        let sum: f64 = if count < self.states.len() { heard().map(foreign).sum() } else { 0.0 };
+        let mean = sum / count.max(1) as f64;
         move |state| match state.report {
             Some(_) => f64::from(state.calls(now)),
             None => f64::from(state.connections) + mean,
