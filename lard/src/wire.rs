@@ -151,7 +151,8 @@ impl Wire {
     }
 
     fn answer(&mut self, head: head::Head) -> (Response<()>, Said) {
-        self.keep = head.keep;
+        // One that ends with the connection leaves none.
+        self.keep = head.keep && !matches!(head.framing, Framing::Close { .. });
         self.framing = if self.bodiless { Framing::Length(0) } else { head.framing };
         (head.response, head.said)
     }
@@ -190,7 +191,7 @@ impl Wire {
     /// Whether it is still as it was left. What an agent says unasked is answered to nobody.
     pub fn is_open(&mut self) -> bool {
         let mut byte = [0];
-        // No answer of the runtime yet is none of the agent.
+        // Pending: nothing came, and it was not closed, as far as the runtime has heard.
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }

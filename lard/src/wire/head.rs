@@ -264,6 +264,12 @@ mod tests {
         let (head, left) = read(text).unwrap().unwrap();
         assert_eq!((head.framing, head.keep, left), (Framing::Length(2), true, 2));
         assert_eq!(head.response.headers()["x-a"], "b");
+        let (head, _) = read("HTTP/1.1 200 OK\r\nX-A:\r\nX-B: \t \r\nX-C:c \r\n\r\n").unwrap().unwrap();
+        let headers = head.response.headers();
+        assert_eq!(
+            (&headers["x-a"], &headers["x-b"], &headers["x-c"]),
+            (&"".parse().unwrap(), &"".parse().unwrap(), &"c".parse().unwrap())
+        );
         assert_eq!(read("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1").unwrap().unwrap().1, 8);
         let mut both = BytesMut::from("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1");
         assert!(is_continue(&mut both) && !is_continue(&mut both));

@@ -141,10 +141,12 @@ async fn what_cannot_carry_another_call_is_not_used_again() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab", "it is closed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n", "there is another answer"),
         ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", "HTTP/1.0"),
+        ("HTTP/1.1 200 OK\r\n\r\nab", "its end is the answer's"),
     ];
     for (answer, why) in cases {
         let (mut wire, _cut, mut agent) = pair().await;
         agent.write_all(answer.as_bytes()).await.unwrap();
+        agent.shutdown().await.unwrap();
         begin(&mut wire, &Method::POST, small());
         head(&mut wire, &Taken::default()).await.unwrap();
         assert_eq!(body(&mut wire).await.unwrap(), b"ab");
@@ -214,4 +216,46 @@ async fn each_call_has_a_deadline_of_its_own() {
         poll_fn(|cx| wire.poll_late(cx)).await;
         assert!((TIME..TIME + Duration::from_millis(2)).contains(&begun.elapsed()));
     }
+}
+
+/// What is read of an answer: its status, its body as far as there is one, and what is left of the text.
+fn read(text: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
+    let mut read = BytesMut::from(text);
+    let Some(mut head) = head::parse(&mut read, &mut Vec::new())? else { return Ok(None) };
+    let mut length = 0;
+    while let Some(part) = head.framing.take(&mut read)? {
+        length += part.len();
+    }
+    Ok(Some((head.response.status().as_u16(), length, read.len())))
+}
+
+#[test]
+fn whatever_an_answer_is_it_is_read_or_refused() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nendpoint-load-metrics: TEXT cpu=1\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n2;x\r\nab\r\n0\r\nx: y\r\n\r\n",
+    ];
+    let (mut taken, mut refused) = (0, 0);
+    for text in answers {
+        let whole = read(text.as_bytes()).unwrap().unwrap();
+        assert_eq!((whole.0, whole.1, whole.2), (200, 2, 0));
+        for place in 0..text.len() {
+            for byte in [0, b'\t', b'\n', b'\r', b' ', b'0', b'9', b':', b';', b'f', 0x7f, 0xff] {
+                let mut mangled = text.as_bytes().to_vec();
+                mangled[place] = byte;
+                match read(&mangled) {
+                    Ok(Some((_, length, left))) => {
+                        assert!(length + left < text.len(), "{place} {byte}");
+                        taken += 1;
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{place} {byte}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused");
 }
