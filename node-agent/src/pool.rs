@@ -172,11 +172,16 @@ impl Pool {
             gone.extend(state.all.remove(&id));
         }
         drop(state);
-        if !gone.is_empty() {
-            self.gave_up
-                .store(u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-        }
+        self.note(&gone);
         gone.len()
+    }
+
+    /// What was given up for want of memory, whoever wanted it: the cache's own bound or others.
+    fn note(&self, gone: &[Entry]) {
+        if !gone.is_empty() {
+            let now = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX);
+            self.gave_up.store(now.max(1), Ordering::Relaxed);
+        }
     }
 
     /// How long ago something was last given up for want of memory.

@@ -32,7 +32,7 @@ pub struct Now {
     pub running: usize,
     /// When it was last called, if it was and still has the instance.
     pub used: Option<Time>,
-    /// Whether something was given up for want of memory lately.
+    /// Whether something was given up for want of memory lately, be it the node's or the cache's.
     pub is_tight: bool,
 }
 

@@ -84,6 +84,7 @@ impl Lease {
         let victims = state.policy.insert(seat.id, &key, bytes, now);
         let victims = state.drop_entries(&victims);
         drop(state);
+        seat.pool.note(&victims);
         revision.births.freed();
         if !victims.is_empty() {
             drop_later(victims);

@@ -98,6 +98,7 @@ impl Pool {
         let victims = state.policy.resize(id, bytes);
         let victims = state.drop_entries(&victims);
         drop(state);
+        self.note(&victims);
         drop(victims);
     }
 

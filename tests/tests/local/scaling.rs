@@ -1,5 +1,7 @@
 //! Instances that are there before they are asked for, and the processors shared between handlers.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use openlambda_tests::{Cluster, Request, Response, until};
 use serde_json::json;
@@ -53,6 +55,34 @@ fn the_warm_floor_is_kept_without_calls() -> Result<()> {
         Ok(all.iter().all(|i| i["unused_ms"].as_u64() > Some(2500)).then_some(()))
     })?;
     all_were_there(&together(&cluster, "sleep", 3)?)?;
+    cluster.stop()
+}
+
+#[test]
+fn what_the_cache_has_no_room_for_is_not_made_again() -> Result<()> {
+    const REST: Duration = Duration::from_secs(2);
+    let cluster = Cluster::with_worker(&json!({"handler_cache_size": "24Mi", "spares": 0}))?;
+    let names: Vec<_> = (0..8).map(|number| format!("large{number}")).collect();
+    for name in &names {
+        cluster.handler(name, "kept = b'x' * (8 << 20)\ndef handler(event):\n    return event\n")?;
+    }
+    for name in names.iter().chain(&names) {
+        cluster.call(name, &json!(1))?.ok()?;
+    }
+    let last = Instant::now();
+    // Each would take the place of another, which would be made again in turn.
+    until("rest", || {
+        let state = cluster.state(0)?;
+        let since = last.elapsed();
+        let all = state["instances"].as_array().context("no instances in the state")?;
+        let ages = all.iter().filter(|one| one["state"] != "trial").filter_map(|one| one["age_ms"].as_u64());
+        let youngest = ages.min().context("the cache has room for some")?;
+        ensure!(
+            u128::from(youngest) + 100 > since.as_millis(),
+            "one is {youngest} ms old, {since:?} after the last call"
+        );
+        Ok((since > REST).then_some(()))
+    })?;
     cluster.stop()
 }
 
