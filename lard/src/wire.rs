@@ -2,7 +2,7 @@
 //!
 //! A general client gives each connection a task of its own, and passes requests, answers and parts of bodies between the
 //! two; here they are not passed on at all, which is what a call saves. Heads are read by `httparse`, names and values
-//! checked by `http`; what is ours is framing ([`framing`]), what goes out ([`upload`]), and the order of both.
+//! checked by `http`; what is ours is framing (`framing`), what goes out (`upload`), and the order of both.
 //!
 //! An agent that dies with bytes unread resets its connections. What it said before, that it takes a call, is still there
 //! to be read: so nothing that fails to be written ends a connection, only what is read does.
@@ -51,9 +51,13 @@ impl Cut {
         self.waiting.wake();
     }
 
+    fn is(&self) -> bool {
+        self.is.load(Ordering::Acquire)
+    }
+
     fn poll(&self, cx: &Context<'_>) -> Poll<io::Error> {
         self.waiting.register(cx.waker());
-        if self.is.load(Ordering::Acquire) {
+        if self.is() {
             return Poll::Ready(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 "nobody waits for it any longer",
@@ -185,7 +189,8 @@ impl Wire {
 
     /// Whether another request can follow the one that was in it.
     pub fn is_reusable(&self) -> bool {
-        self.keep && self.framing.is_ended() && self.upload.is_done() && self.read.is_empty()
+        let is_over = self.framing.is_ended() && self.upload.is_done() && self.read.is_empty();
+        is_over && self.keep && !self.cut.is()
     }
 
     /// Whether it is still as it was left. What an agent says unasked is answered to nobody.

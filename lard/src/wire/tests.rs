@@ -123,6 +123,10 @@ async fn what_was_said_before_a_reset_is_heard() {
 
 #[tokio::test]
 async fn one_that_is_cut_keeps_nobody_waiting() {
+    let (wire, cut, _agent) = pair().await;
+    assert!(wire.is_reusable());
+    cut.cut();
+    assert!(!wire.is_reusable(), "also if its answer came just then");
     let (mut wire, cut, _agent) = pair().await;
     begin(&mut wire, &Method::GET, Replay::new(Bytes::new(), false));
     let taken = Taken::default();
