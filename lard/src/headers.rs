@@ -180,6 +180,13 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_carries_the_id_of_its_call() {
+        let mut headers = map(&[("x-a", "1"), ("connection", "close")]);
+        to_client(&mut headers, &HeaderValue::from_static("r"));
+        assert_eq!(headers, map(&[("x-a", "1"), ("x-request-id", "r")]));
+    }
+
+    #[test]
     fn ids_are_honoured_or_minted() {
         assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
         let long: &'static str = "x".repeat(129).leak();

@@ -278,10 +278,11 @@ mod tests {
 
     #[test]
     fn what_is_for_lard_is_kept_from_the_client() {
-        let text = "HTTP/1.1 204 No Content\r\nEndpoint-Load-Metrics: TEXT cpu_utilization=0.5\r\nx-packages: 2a\r\nx-a: 1\r\n\r\n";
+        let text = "HTTP/1.1 204 No Content\r\nEndpoint-Load-Metrics: TEXT cpu_utilization=0.5\r\nx-packages: 000000000000002a\r\nx-a: 1\r\n\r\n";
         let (head, _) = read(text).unwrap().unwrap();
         assert_eq!(head.said.load.unwrap(), "TEXT cpu_utilization=0.5");
-        assert_eq!(head.said.packages.unwrap(), "2a");
+        let packages = head.said.packages.unwrap();
+        assert_eq!(openlambda_api::packages::parse(std::str::from_utf8(&packages).unwrap()), Some(42));
         assert_eq!(head.response.headers().len(), 1);
     }
 
