@@ -146,7 +146,7 @@ impl Nursery {
         let range = inner.next_range.fetch_add(1, Ordering::Relaxed) % UID_RANGES;
         let base_uid = FIRST_UID + range * ID_RANGE;
         let group = inner.tree.group(&format!("z-{id}")).map_err(start_error("make the Zygote's cgroup"))?;
-        let start = Zygote::start(self, id, base_uid, group);
+        let start = Zygote::start(self, id, base_uid, OwnedGroup::new(group));
         tokio::time::timeout(ZYGOTE_START, start).await.map_err(|_| StartError::Timeout)?
     }
 
@@ -154,7 +154,7 @@ impl Nursery {
         &self,
         id: u64,
         base_uid: u32,
-        group: &Cgroup,
+        group: &OwnedGroup,
         fds: [BorrowedFd<'_>; 3],
     ) -> Result<(i32, OwnedFd), StartError> {
         let join = group.join_files().map_err(start_error("open the Zygote's cgroup"))?;

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::branch::{Birth, Pending};
-use crate::cgroup::{Cgroup, borrow};
+use crate::cgroup::{Cgroup, OwnedGroup, borrow};
 use crate::fork_request::{CGROUP_V2, ForkReply, ForkRequest, HAS_CODE, SPARE};
 use crate::id_map::FIRST_USER;
 use crate::limits::Limits;
@@ -83,7 +83,7 @@ impl Zygote {
         nursery: &Nursery,
         id: u64,
         base_uid: u32,
-        group: Cgroup,
+        group: OwnedGroup,
     ) -> Result<Self, StartError> {
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = pair.map_err(start_error("make a socket pair"))?;
@@ -96,6 +96,7 @@ impl Zygote {
         tokio::spawn(log_lines(stderr, id));
         rustix::io::ioctl_fionbio(&ours, true).map_err(start_error("set a socket to non-blocking"))?;
         let control = sys::watch(ours).map_err(start_error("watch a socket"))?;
+        let group = group.take().ok_or(StartError::Gone)?;
         let zygote = Self::settle(Arc::clone(&nursery.0), control, (pid, pidfd), group, false);
         let inner = Arc::clone(&zygote.0.0);
         match receive(&inner.control).await {
@@ -147,6 +148,7 @@ impl Zygote {
         let inner = &self.0.0;
         let id = inner.nursery.next_sandbox.fetch_add(1, Ordering::Relaxed);
         let group = inner.nursery.pool.take().map_err(fork_error("take a cgroup"))?;
+        let group = OwnedGroup::new(group);
         inner.nursery.refill_pool();
         let join = group.apply(limits).and_then(|()| group.take_join());
         let join = join.map_err(fork_error("set the limits of a cgroup"))?;
@@ -162,6 +164,7 @@ impl Zygote {
             scratch: limits.scratch,
             open_files: limits.open_files,
         };
+        let group = group.take().ok_or(ForkError::ZygoteGone)?;
         let sandbox = Arc::new(SandboxInner::new(id, group, Arc::clone(&inner.nursery)));
         let handle = SandboxHandle::new(Arc::clone(&sandbox));
         let fds = [theirs.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
@@ -219,10 +222,14 @@ impl Inner {
         pending: Pending,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), ForkError> {
-        match self.pending.lock().as_mut() {
-            Some(all) => all.insert(request.id, pending),
-            None => return Err(ForkError::ZygoteGone),
-        };
+        {
+            let mut all = self.pending.lock();
+            let Some(all) = all.as_mut() else {
+                pending.failed("the Zygote has ended".into());
+                return Err(ForkError::ZygoteGone);
+            };
+            all.insert(request.id, pending);
+        }
         let Err(error) = nursery::send(&self.control, &request.encode(), fds).await else { return Ok(()) };
         let pending = self.pending.lock().as_mut().and_then(|all| all.remove(&request.id));
         if let Some(pending) = pending {

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use openlambda_tests::books::processes;
 use openlambda_tests::http::connect;
 use openlambda_tests::{Cluster, Request, settled, settled_as, until};
 use serde_json::{Value, json};
@@ -138,6 +140,24 @@ fn limit_files(pid: nix::unistd::Pid, soft: usize) -> Result<()> {
     Ok(())
 }
 
+/// The Zygote dies while there are too few descriptors for another: attempts fail, each at another step.
+fn without_a_zygote(cluster: &Cluster, pid: nix::unistd::Pid) -> Result<()> {
+    let downs = || Ok::<_, anyhow::Error>(cluster.log(0)?.matches("the root Zygote is down").count());
+    let used = || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+    limit_files(pid, used()?)?;
+    for zygote in processes(cluster, 0, "z-")? {
+        kill(nix::unistd::Pid::from_raw(zygote), Signal::SIGKILL)?;
+    }
+    for free in [0, 2, 4, 6] {
+        limit_files(pid, used()? + free)?;
+        let before = downs()?;
+        until(&format!("an attempt that fails with {free} to spare"), || {
+            Ok((downs()? > before).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn without_a_free_descriptor_a_worker_recovers() -> Result<()> {
     let cluster = Cluster::with_worker(&json!({}))?;
@@ -161,6 +181,7 @@ fn without_a_free_descriptor_a_worker_recovers() -> Result<()> {
     until("that it says what it lacks", || {
         Ok(cluster.log(0)?.contains("Too many open files").then_some(()))
     })?;
+    without_a_zygote(&cluster, pid)?;
     drop((idle, refused));
     limit_files(pid, 20_000)?;
     until("a call", || Ok((cluster.call("count", &Value::Null)?.status == 200).then_some(())))?;

@@ -55,8 +55,12 @@ impl CgroupPool {
         if self.ready.lock().len() >= self.size + SPARE {
             return group.remove();
         }
-        group.recycle()?;
-        self.ready.lock().push(group);
-        Ok(())
+        match group.recycle() {
+            Ok(()) => {
+                self.ready.lock().push(group);
+                Ok(())
+            }
+            Err(error) => group.remove().and(Err(error)),
+        }
     }
 }

@@ -110,15 +110,20 @@ impl CgroupTree {
         io_error("write", &file, fs::write(&file, bytes.to_string()))
     }
 
-    /// Makes a group.
+    /// Makes a group; one that cannot be used is not left behind.
     pub fn group(&self, name: &str) -> io::Result<Cgroup> {
-        for root in &self.roots {
-            match fs::create_dir(root.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-        }
-        Cgroup::new(self.files(name))
+        let made = self.make_folders(name).and_then(|()| Cgroup::new(self.files(name)));
+        made.inspect_err(|_| {
+            // Without a descriptor, which may be what is lacking.
+            self.roots.iter().for_each(|root| drop(fs::remove_dir(root.join(name))));
+        })
+    }
+
+    fn make_folders(&self, name: &str) -> io::Result<()> {
+        self.roots.iter().try_for_each(|root| match fs::create_dir(root.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        })
     }
 
     fn files(&self, name: &str) -> Files {
@@ -207,7 +212,10 @@ pub(crate) fn remove_empty(root: &Path) -> io::Result<()> {
 
 /// Kills what runs below `root` and removes it, waiting up to two seconds for processes to end. A missing root is fine.
 pub(crate) fn sweep(root: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             sweep(&entry.path())?;
@@ -228,5 +236,23 @@ pub(crate) fn sweep(root: &Path) -> io::Result<()> {
         }
         // The kernel tells of an empty group only through a notification that it delays by 10 ms: look again instead.
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_used_is_not_left_behind() {
+        // Plain folders have no `tasks` to open, as there is none to be had when descriptors are exhausted.
+        let dir = tempfile::tempdir().unwrap();
+        let roots: Vec<_> = V1_CONTROLLERS.iter().map(|name| dir.path().join(name)).collect();
+        roots.iter().for_each(|root| fs::create_dir(root).unwrap());
+        let tree = CgroupTree { roots, v2: false };
+        assert_eq!(tree.group("z-1").unwrap_err().kind(), io::ErrorKind::NotFound);
+        for root in tree.roots() {
+            assert_eq!(fs::read_dir(root).unwrap().count(), 0, "{}", root.display());
+        }
     }
 }
