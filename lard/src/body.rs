@@ -50,7 +50,8 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    fn whole(data: Bytes) -> Self {
+    /// All of it.
+    pub fn whole(data: Bytes) -> Self {
         Self { data, tail: None }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -14,14 +15,16 @@ const SMALL: usize = 2 << 10;
 /// The connection.
 pub struct ClientStream {
     stream: TokioIo<TcpStream>,
+    /// What was read of it before.
+    seen: Bytes,
     /// A small answer.
     whole: Vec<u8>,
 }
 
 impl ClientStream {
-    /// Of a connection.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream: TokioIo::new(stream), whole: Vec::new() }
+    /// Of a connection, of which `seen` was read already.
+    pub fn new(stream: TcpStream, seen: Bytes) -> Self {
+        Self { stream: TokioIo::new(stream), seen, whole: Vec::new() }
     }
 }
 
@@ -29,8 +32,13 @@ impl Read for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let count = self.seen.len().min(buffer.remaining());
+            buffer.put_slice(&self.seen.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -49,7 +57,7 @@ impl Write for ClientStream {
         if length > SMALL {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
         }
-        let Self { stream, whole } = &mut *self;
+        let Self { stream, whole, .. } = &mut *self;
         whole.clear();
         buffers.iter().for_each(|buffer| whole.extend_from_slice(buffer));
         Pin::new(stream).poll_write(cx, whole)
@@ -82,7 +90,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let (mut stream, mut client) = (ClientStream::new(stream), client);
+        let (mut stream, mut client) = (ClientStream::new(stream, Bytes::new()), client);
         for size in [1, SMALL - 4, SMALL - 3, 2 * SMALL] {
             let body = vec![b'x'; size];
             let parts = [IoSlice::new(b"head"), IoSlice::new(&body)];

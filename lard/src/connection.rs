@@ -1,4 +1,5 @@
-//! A client's connection: HTTP/1.1 with upgrades, or HTTP/2 from its first byte (h2c with prior knowledge).
+//! A client's connection: HTTP/1.1 with upgrades, plain requests first, or HTTP/2 from its first byte (h2c with prior
+//! knowledge).
 //!
 //! One that sends no request, or none any more, is closed after the time that a head may take, and one that takes
 //! nothing of what is sent to it after that for an answer; when the drain begins it ends with the calls that are in it.
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -27,6 +29,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use crate::client_stream::ClientStream;
 use crate::gateway::Gateway;
 use crate::head_timer::HeadTimer;
+use crate::plain::{self, End};
 use crate::reply::Reply;
 use crate::server::answer;
 use crate::tunnel::Tunnel;
@@ -49,16 +52,18 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What the connections of one client address share.
 #[derive(Clone)]
-struct Client {
-    gateway: Arc<Gateway>,
-    drain: Drain,
+pub struct Client {
+    /// Whom it calls.
+    pub gateway: Arc<Gateway>,
+    /// When that ends.
+    pub drain: Drain,
     peer: SocketAddr,
     /// The address alone.
-    address: HeaderValue,
+    pub address: HeaderValue,
 }
 
 /// Serves a connection to its end.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, drain: Drain) {
+pub async fn serve(mut stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, drain: Drain) {
     // Without it answers would wait for the client's acknowledgement; if it fails they do.
     let _ = stream.set_nodelay(true);
     let unread = u32::try_from(gateway.settings.unread_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -72,8 +77,12 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Arc<Gateway>, d
         () = client.drain.begun() => return,
     };
     let ended = match begun {
-        Ok(Ok(true)) => http2(stream, &client).await,
-        Ok(Ok(false)) => http1(stream, &client).await,
+        Ok(Ok(true)) => http2(stream, &client).await.map_err(io::Error::other),
+        Ok(Ok(false)) => match plain::serve(&mut stream, &client).await {
+            Ok(End::Other(seen)) => http1(stream, seen, &client).await.map_err(io::Error::other),
+            Ok(End::Closed) => Ok(()),
+            Err(error) => Err(error),
+        },
         // It was closed, or broke, or said nothing.
         Ok(Err(_)) | Err(_) => return,
     };
@@ -110,7 +119,8 @@ impl Client {
     }
 }
 
-async fn http1(stream: TcpStream, client: &Client) -> hyper::Result<()> {
+/// `seen` was read already.
+async fn http1(stream: TcpStream, seen: Bytes, client: &Client) -> hyper::Result<()> {
     let mut builder = http1::Builder::new();
     builder.timer(HeadTimer::default()).header_read_timeout(client.gateway.settings.header_timeout);
     builder.max_buf_size(HEAD_LIMIT);
@@ -118,7 +128,7 @@ async fn http1(stream: TcpStream, client: &Client) -> hyper::Result<()> {
         let client = client.clone();
         async move { client.answer(request).await }
     });
-    let connection = builder.serve_connection(ClientStream::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(ClientStream::new(stream, seen), service).with_upgrades();
     let mut connection = pin!(connection);
     let mut begun = pin!(client.drain.begun());
     let (mut asked, mut told) = (false, false);

@@ -27,6 +27,7 @@ pub mod kubernetes;
 pub mod limits;
 pub mod metrics;
 pub mod moves;
+pub mod plain;
 pub mod poll;
 pub mod proxy;
 pub mod registry;

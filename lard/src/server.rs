@@ -6,19 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 use openlambda_api::{HandlerName, Reason};
 use openlambda_telemetry::Drain;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 
-use crate::body::{self, BodyError};
+use crate::body::{self, BodyError, Gathered};
 use crate::connection;
 use crate::gate::{self, NotAdmitted};
 use crate::gateway::Gateway;
 use crate::headers::{self, X_REQUEST_ID};
+use crate::limits::Own;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Call};
 use crate::registry;
@@ -117,6 +120,37 @@ struct Counted<'a> {
     code: StatusCode,
 }
 
+impl<'a> Counted<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        Self { metrics, start: std::time::Instant::now(), code: gone }
+    }
+
+    /// The answer to a call that came with this version of HTTP.
+    fn end(
+        mut self,
+        gateway: &Gateway,
+        id: &HeaderValue,
+        version: Version,
+        answered: Result<Response<Reply>, Failure>,
+    ) -> Response<Reply> {
+        let mut response = answered.unwrap_or_else(|failure| {
+            let reason = failure.reason.as_str();
+            tracing::debug!(request_id = ?id, reason, "refused: {}", failure.message);
+            failure.response(id)
+        });
+        self.code = response.status();
+        // An HTTP/2 connection has its own way to say so.
+        if version < Version::HTTP_2
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            && gateway.leaving.load(Ordering::Relaxed)
+        {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.metrics.answered(self.code);
@@ -126,8 +160,7 @@ impl Drop for Counted<'_> {
 
 /// Answers a request.
 pub async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Incoming>) -> Response<Reply> {
-    let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut counted = Counted { metrics: &gateway.metrics, start: std::time::Instant::now(), code: gone };
+    let counted = Counted::begin(&gateway.metrics);
     let (id, version) = (headers::request_id(request.headers()), request.version());
     let answered = match route(request.uri().path()) {
         Route::Status => Ok(status(&id)),
@@ -143,20 +176,27 @@ pub async fn answer(gateway: &Gateway, peer: &HeaderValue, request: Request<Inco
             Err(Failure::new(Reason::NotFound, message))
         }
     };
-    let mut response = answered.unwrap_or_else(|failure| {
-        let reason = failure.reason.as_str();
-        tracing::debug!(request_id = ?id, reason, "refused: {}", failure.message);
-        failure.response(&id)
-    });
-    counted.code = response.status();
-    // An HTTP/2 connection has its own way to say so.
-    if version < Version::HTTP_2
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && gateway.leaving.load(Ordering::Relaxed)
-    {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    counted.end(gateway, &id, version, answered)
+}
+
+/// Answers a call of HTTP/1.1 whose body is there and that wants nothing of its connection.
+pub async fn answer_plain(
+    gateway: &Gateway,
+    peer: &HeaderValue,
+    handler: HandlerName,
+    head: Parts,
+    body: Bytes,
+) -> Response<Reply> {
+    let counted = Counted::begin(&gateway.metrics);
+    let (id, version) = (headers::request_id(&head.headers), head.version);
+    let own = gateway.limits.of(handler.as_str());
+    let limit = own.request.unwrap_or(gateway.settings.request_limit);
+    let answered = if body.len() > limit {
+        Err(Failure::of_body(&BodyError::TooLarge(limit)))
+    } else {
+        submit(gateway, (peer, &id), (handler, own), head, Gathered::whole(body), None).await
+    };
+    counted.end(gateway, &id, version, answered)
 }
 
 fn status(id: &HeaderValue) -> Response<Reply> {
@@ -174,7 +214,7 @@ async fn call(
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Failure> {
     let upgrade = Upgrade::of(&mut request);
-    let (mut head, mut incoming) = request.into_parts();
+    let (head, mut incoming) = request.into_parts();
     let own = gateway.limits.of(handler.as_str());
     let limit = own.request.unwrap_or(gateway.settings.request_limit);
     if incoming.size_hint().exact().is_some_and(|length| length > limit as u64) {
@@ -186,6 +226,18 @@ async fn call(
     }
     let body = body::gather(incoming, limit, &gateway.settings).await;
     let body = body.map_err(|error| Failure::of_body(&error))?;
+    submit(gateway, (peer, id), (handler, own), head, body, upgrade).await
+}
+
+/// Places a call as soon as it may run.
+async fn submit(
+    gateway: &Gateway,
+    (peer, id): (&HeaderValue, &HeaderValue),
+    (handler, own): (HandlerName, Own),
+    mut head: Parts,
+    body: Gathered,
+    upgrade: Option<Upgrade>,
+) -> Result<Response<Reply>, Failure> {
     // A handler with a time of its own has that on top: what the rest of it is for, waiting, it may need as well.
     let time = gateway.settings.timeout + own.timeout.unwrap_or_default();
     let arrived = Instant::now();
