@@ -112,8 +112,7 @@ impl<'a> Simulation<'a> {
             self.tally = Tally::from(self.now);
             self.agents.iter_mut().for_each(|agent| agent.served = 0);
         }
-        let (function, exec) = self.draw(number);
-        let replica = self.random.below(self.scenario.replicas);
+        let ((function, exec), replica) = self.next(number);
         let packages = self.scenario.packages(function);
         let known = self.known[function as usize].then_some(packages);
         let key = Key { handler: &self.names[function as usize], packages: known };
@@ -127,7 +126,12 @@ impl<'a> Simulation<'a> {
         self.serve(agent);
     }
 
-    /// The handler and the run time of the next call; and when the one after it comes.
+    /// The next call, and the replica of lard that gets it.
+    fn next(&mut self, number: usize) -> ((u32, f64), usize) {
+        (self.draw(number), self.random.below(self.scenario.replicas))
+    }
+
+    /// The handler and the run time of a call; and when the one after it comes.
     fn draw(&mut self, number: usize) -> (u32, f64) {
         match &self.scenario.arrivals {
             Arrivals::Trace(calls) => {
@@ -188,4 +192,19 @@ fn lard(scenario: &Scenario, replica: u64) -> Box<dyn Balance> {
 
 fn time(ms: f64) -> Time {
     Duration::from_secs_f64(ms / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::PolicyKind;
+    use crate::simulate::calls;
+
+    #[test]
+    fn a_driver_of_its_own_gets_the_calls_of_a_closed_loop() {
+        let scenario = Scenario::new(PolicyKind::Lard, 2);
+        let mut simulation = Simulation::new(&scenario);
+        let drawn = (0..1000).map(|number| simulation.next(number).0);
+        assert!(drawn.eq(calls(&scenario).take(1000)));
+    }
 }

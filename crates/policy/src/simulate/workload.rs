@@ -52,11 +52,17 @@ impl Scenario {
     }
 }
 
-/// Calls for a driver of its own: without end, each with the number of its handler and how long it runs, in ms.
+/// Calls for a driver of its own: without end, each with the number of its handler and how long it runs, in ms. The same, one
+/// after the other, as those of a simulated closed loop: which handlers come is not what two runs shall differ by.
 pub fn calls(scenario: &Scenario) -> impl Iterator<Item = (u32, f64)> + use<> {
     let popularity = Popularity::new(scenario.functions, scenario.zipf);
-    let (mut random, exec_ms) = (Random::new(scenario.seed), scenario.exec_ms);
-    std::iter::repeat_with(move || popularity.call(&mut random, exec_ms))
+    let (mut random, exec_ms, replicas) = (Random::new(scenario.seed), scenario.exec_ms, scenario.replicas);
+    std::iter::repeat_with(move || {
+        let call = popularity.call(&mut random, exec_ms);
+        // The simulation draws a replica of lard for it.
+        random.below(replicas);
+        call
+    })
 }
 
 /// Draws handlers by Zipf's law.
