@@ -1,6 +1,6 @@
 //! Plain requests, answered without hyper's server.
 //!
-//! Nearly all calls are plain ([`request`]): they come whole, with a length, and are answered one after the other. These
+//! Nearly all calls are plain (`request`): they come whole, with a length, and are answered one after the other. These
 //! are read and answered here, by the connection's own task, which costs a tenth less than a server that must be able to
 //! do anything at any time. With the first request that is not plain the connection is hyper's, to its end.
 

@@ -26,6 +26,8 @@ const TRUST: Time = Time::from_secs(2);
 const IMPORT: f64 = 3.0;
 /// Where calls wait already a start counts for so many, and for so many times as many as calls wait per slot: all of them
 /// wait for it too. Without the latter a fleet that has fallen behind once spends all its time on starts, and stays so.
+/// It also counts for so many where nobody waits, if next to no place is free anywhere: what a start takes the next calls
+/// wait for. Without it each call leaves a home whose places are taken for the one place that is free, and starts there.
 const BUSY: f64 = 4.0;
 /// What a server says of a start is taken for what all say unless it is so many times as much, or as little. Servers
 /// measure a little differently, and a new one has measured nothing: without this the one whose number is the least
@@ -55,6 +57,8 @@ struct Question<'a> {
     usual: &'a Usual,
     /// What the import of these packages costs, if a server says so that has them.
     import: Option<Time>,
+    /// Whether next to no place is free in the whole fleet.
+    crowded: bool,
 }
 
 impl Question<'_> {
@@ -73,17 +77,17 @@ impl Question<'_> {
         let (said, usual) = (state.costs(), self.usual);
         let Costs { call, fork, import, kept, .. } = said.unwrap_or_default();
         let calls = calls / state.share(self.now);
-        let slots = said.map_or(usual.slots, |costs| f64::from(costs.slots.max(1)));
+        let slots = self.usual.slots(state);
         let before = (calls + 1.0 - slots).max(0.0);
         let waits = before > 0.0;
         let wait = if waits { call.unwrap_or(usual.call).as_secs_f64() * before / slots } else { 0.0 };
         let busy = BUSY * (before / slots).max(1.0);
         let start = match self.is_fork(state) {
-            true => alike(fork, usual.fork) * if waits { busy } else { 1.0 },
+            true => alike(fork, usual.fork) * if waits || self.crowded { busy } else { 1.0 },
             false => {
                 let import =
                     self.import.map_or_else(|| alike(import, usual.import), |time| time.as_secs_f64());
-                import * if waits { busy } else { IMPORT }
+                import * if waits || self.crowded { busy } else { IMPORT }
             }
         };
         let lost = match used(self.handler_homes, state) {
@@ -134,6 +138,7 @@ impl Balance for CostAware {
             home.retire(now, HOME_FOR);
         }
         let of = |hash| homes.get(hash).map_or(&[][..], |home| &home.servers[..]);
+        let calls = fleet.calls(now);
         let question = Question {
             now,
             packages: key.packages,
@@ -141,8 +146,8 @@ impl Balance for CostAware {
             packages_homes: of(affinity),
             usual: fleet.usual(),
             import: key.packages.and_then(|packages| fleet.import(packages)),
+            crowded: fleet.is_crowded(&calls, now),
         };
-        let calls = fleet.calls(now);
         let candidates = fleet.ranked(|_, state| {
             (state.fitness(now), question.price(state, calls(state)), Reverse(state.affinity(affinity)))
         });

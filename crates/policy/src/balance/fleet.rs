@@ -25,6 +25,8 @@ const SMOOTH: f64 = 0.3;
 const NEW_FOR: Time = Time::from_secs(10);
 /// What a new server counts for at first, compared with one that is not.
 const FIRST_SHARE: f64 = 0.1;
+/// The share of all places that are next to none.
+const FEW: f64 = 0.05;
 
 /// One server as a policy sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -251,6 +253,17 @@ impl Fleet {
             Some(_) => f64::from(state.calls(now)),
             None => f64::from(state.connections) + mean,
         }
+    }
+
+    /// Whether one call more leaves no more places than [`FEW`] of all, or one.
+    pub(super) fn is_crowded(&self, calls: impl Fn(&ServerState) -> f64, now: Time) -> bool {
+        let (mut free, mut all) = (0.0, 0.0);
+        for state in self.states.iter().filter(|state| state.fitness(now) == Fitness::Fit) {
+            let slots = self.usual.slots(state);
+            free += (slots - calls(state)).max(0.0);
+            all += slots;
+        }
+        free - 1.0 <= (all * FEW).max(1.0)
     }
 
     /// What the import of these packages costs: the most that a server says which has them.

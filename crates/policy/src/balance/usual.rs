@@ -41,6 +41,11 @@ impl Usual {
             kept: said(|costs| costs.kept).unwrap_or(default.kept),
         }
     }
+
+    /// How many calls a server serves at once.
+    pub fn slots(&self, state: &ServerState) -> f64 {
+        state.costs().map_or(self.slots, |costs| f64::from(costs.slots.max(1)))
+    }
 }
 
 /// Of an even number the lower of the two in the middle.

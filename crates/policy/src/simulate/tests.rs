@@ -98,6 +98,28 @@ fn a_fleet_that_fell_behind_catches_up() {
     assert!(ours.start_mean_ms <= lard.start_mean_ms, "{ours:?} against {lard:?}");
 }
 
+/// As many calls as places: there is always one free somewhere, and to go there means to start there. Who does that each time is no
+/// better than who goes by load alone.
+#[test]
+fn a_fleet_whose_places_are_all_taken_keeps_to_its_homes() {
+    let full = |policy, seed| Scenario {
+        slots: 2,
+        under_way: Some(6),
+        functions: 90,
+        package_sets: 6,
+        sandboxes: 30,
+        zygotes: 4,
+        fork_ms: 20.0,
+        seed,
+        ..scenario(policy, 3, 400.0)
+    };
+    for seed in 1..=5 {
+        let least = run(&full(PolicyKind::LeastLoaded, seed));
+        let ours = run(&full(PolicyKind::CostAware, seed));
+        assert!(ours.throughput >= 1.25 * least.throughput, "{seed}: {ours:?} against {least:?}");
+    }
+}
+
 /// What a handler needs is learnt from its first answer. Its home is then rarely where its packages are.
 #[test]
 fn packages_that_are_learnt_late_still_count() {

@@ -17,17 +17,18 @@ fn costs(sets: &[u64]) -> Report {
 
 /// Three servers with 2 slots, 20 ms a call, 3 ms a fork, 100 ms an import; only 1 has a Zygote with f's packages.
 /// With n calls there a call waits (n + 1 - 2) · 20 ms / 2, or not at all. An import counts three times; where calls
-/// wait a start counts four times.
+/// wait a start counts four times, and everywhere if at most two of the six places are free.
 ///
 /// | call | calls of 0, 1, 2 | prices in ms | goes to |
 /// |---|---|---|---|
 /// | f is new | 0, 0, 0 | import 300, fork 3, import 300 | 1 |
 /// | f | 0, 2, 0 | 300, home and wait 10, 300 | 1 |
-/// | f | 0, 30, 2 | 300, home and wait 290, wait 10 + 4 · 100 | 1 |
-/// | f | 0, 32, 2 | 300, home and wait 310, wait 10 + 4 · 100 | 0, at home there too now |
+/// | f | 0, 40, 2 | 4 · 100, home and wait 390, wait 10 + 4 · 100 | 1 |
+/// | f | 0, 42, 2 | 4 · 100, home and wait 410, wait 10 + 4 · 100 | 0, at home there too now |
 /// | f | 2, 1, 0 | home and wait 10, home 0, 300 | 1 |
-/// | h, without packages, is new | 2, 2, 1 | wait 10 + 4 · 3 = 22, the same, fork 3 | 2 |
-/// | h | 1, 2, 2 | fork 3, 22, home and wait 10 | 0 |
+/// | h, without packages, is new | 2, 2, 1 | wait 10 + 4 · 3 = 22, the same, fork 4 · 3 = 12 | 2 |
+/// | h | 1, 2, 2 | fork 12, 22, home and wait 10 | 2 |
+/// | h | 1, 2, 3 | fork 12, 22, home and wait 20 | 0 |
 #[test]
 fn golden_trace() {
     use Choice::{Assigned, Kept, Moved};
@@ -35,11 +36,12 @@ fn golden_trace() {
     let trace = [
         (f, [0, 0, 0], 1, Assigned),
         (f, [0, 2, 0], 1, Kept),
-        (f, [0, 30, 2], 1, Kept),
-        (f, [0, 32, 2], 0, Moved(MoveReason::Wait)),
+        (f, [0, 40, 2], 1, Kept),
+        (f, [0, 42, 2], 0, Moved(MoveReason::Wait)),
         (f, [2, 1, 0], 1, Kept),
         (h, [2, 2, 1], 2, Assigned),
-        (h, [1, 2, 2], 0, Moved(MoveReason::Wait)),
+        (h, [1, 2, 2], 2, Kept),
+        (h, [1, 2, 3], 0, Moved(MoveReason::Wait)),
     ];
     let mut policy = policy(PolicyKind::CostAware, 3, None);
     for (server, zygotes) in [(0, &[][..]), (1, &[PACKAGES]), (2, &[1, 2])] {
@@ -155,12 +157,13 @@ fn servers_that_say_no_prices_are_taken_for_the_median() {
     // Two slots there as here: with two calls each wait as long, and home stays home.
     set_calls(&mut policy, &[2, 2]);
     assert_eq!(first(&mut policy, "f"), (home, Choice::Kept));
-    set_calls(&mut policy, &if home == 0 { [2, 1] } else { [1, 2] });
+    // A fork, which counts four times 3 ms where hardly a place is free, is cheaper than a wait for two others.
+    set_calls(&mut policy, &if home == 0 { [3, 1] } else { [1, 3] });
     assert_eq!(first(&mut policy, "f"), (1 - home, Choice::Moved(MoveReason::Wait)));
 }
 
 /// Server 1 has the packages and a queue: with 2 slots and 20 ms a call its 22 calls before this one wait 210 ms, and a
-/// fork there counts four times 3. Server 2 would have to import, which counts three times.
+/// fork there counts 42 times 3. Server 2 would have to import, which counts four times: it has the only places that are free.
 #[test]
 fn the_price_of_an_import_is_that_of_the_set() {
     for (import, server) in [(10, 2), (300, 1)] {
