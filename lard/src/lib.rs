@@ -25,6 +25,7 @@ pub mod headers;
 pub mod hold;
 pub mod kubernetes;
 pub mod limits;
+pub mod message;
 pub mod metrics;
 pub mod moves;
 pub mod plain;

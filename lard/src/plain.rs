@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use self::answer::Length;
 use self::request::{Plain, Seen};
 use crate::connection::Client;
+use crate::message::{Length, TOGETHER};
 use crate::reply::{RelayError, Reply};
 use crate::server::answer_plain;
 
@@ -32,9 +32,6 @@ use crate::server::answer_plain;
 const READ: usize = 8 << 10;
 /// How long the rest of a request is waited for here. One that takes longer is hyper's, which has the limits for it.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// A part of a body up to this size is copied behind what stands before it: that costs less than to have the kernel gather
-/// both.
-const TOGETHER: usize = 8 << 10;
 /// So much is put together before it is written, if more is there already.
 const FULL: usize = 32 << 10;
 
@@ -91,7 +88,7 @@ impl Waiting<'_> {
         seen: &mut Bytes,
     ) -> io::Result<Next> {
         self.timer.as_mut().reset(Instant::now() + client.gateway.settings.header_timeout);
-        let mut begun = false;
+        let mut is_part = false;
         loop {
             if !seen.is_empty() {
                 match request::read(seen) {
@@ -100,8 +97,8 @@ impl Waiting<'_> {
                         return Ok(Next::Plain(plain));
                     }
                     // From its first bytes on: more of them make it no longer.
-                    Seen::Part if !begun => {
-                        begun = true;
+                    Seen::Part if !is_part => {
+                        is_part = true;
                         self.timer.as_mut().reset(Instant::now() + PATIENCE);
                     }
                     Seen::Part => {}
@@ -111,7 +108,7 @@ impl Waiting<'_> {
             match poll_fn(|cx| self.poll(stream, client, cx)).await? {
                 Some(more) if seen.is_empty() => *seen = more,
                 Some(more) => *seen = [&seen[..], &more[..]].concat().into(),
-                // Its time is up.
+                // Its time is up, or its client sends nothing any more.
                 None if !seen.is_empty() && !client.drain.has_begun() => {
                     return Ok(Next::End(End::Other(std::mem::take(seen))));
                 }
@@ -185,7 +182,7 @@ async fn write(
     close: bool,
 ) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
-    let length = Length::of(head.status, body.size_hint().exact());
+    let length = answer::length(head.status, body.size_hint().exact());
     buffer.clear();
     answer::head(buffer, &head, length, close);
     while !body.is_end_stream() {

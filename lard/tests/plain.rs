@@ -71,12 +71,15 @@ async fn plain_requests_and_others_are_answered_in_turn_on_one_connection() {
 
 #[tokio::test]
 async fn a_request_in_pieces_is_read_however_slowly_they_come() {
-    let (_lard, agent, mut stream) = one(Kind::Good("a")).await;
+    let (lard, agent, _) = one(Kind::Good("a")).await;
     let text = post("body", "");
     let middle = text.len() - 2;
     for (round, pause) in [0, 10, 120].into_iter().enumerate() {
         for at in [3, 20, text.find("\r\n\r\n").unwrap() + 2, middle] {
             let (first, second) = text.split_at(at);
+            // What is not plain stays with its connection: each case has one of its own.
+            let mut stream = TcpStream::connect(lard.address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
             stream.write_all(first.as_bytes()).await.unwrap();
             // The pace of the client is what is tested: one that lard waits for, and one that it does not.
             tokio::time::sleep(Duration::from_millis(pause)).await;

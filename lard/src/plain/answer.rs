@@ -8,25 +8,14 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use hyper::http::response::Parts;
 use hyper::{StatusCode, Version};
 
-/// How the end of a body is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
-    /// The status says that there is none.
-    None,
-    /// By its length.
-    Exact(u64),
-    /// Chunk by chunk.
-    Chunked,
-}
+use crate::message::{Length, line};
 
-impl Length {
-    /// Of an answer whose body is so long, if that is known.
-    pub fn of(status: StatusCode, exact: Option<u64>) -> Self {
-        match exact {
-            _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Self::None,
-            Some(length) => Self::Exact(length),
-            None => Self::Chunked,
-        }
+/// How the end of an answer is told whose body is so long, if that is known.
+pub fn length(status: StatusCode, exact: Option<u64>) -> Length {
+    match exact {
+        _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Length::None,
+        Some(length) => Length::Exact(length),
+        None => Length::Chunked,
     }
 }
 
@@ -43,21 +32,16 @@ pub fn head(buffer: &mut Vec<u8>, head: &Parts, length: Length, close: bool) {
         // The length of what was not sent may be told.
         let is_own = name == CONNECTION || name == TRANSFER_ENCODING;
         if !is_own && (name != CONTENT_LENGTH || head.status == StatusCode::NOT_MODIFIED) {
-            line(buffer, name.as_str(), value.as_bytes());
+            line(buffer, name, value.as_bytes());
         }
     }
     if !has_date {
-        line(buffer, DATE.as_str(), date().as_bytes());
+        line(buffer, &DATE, date().as_bytes());
     }
     if close {
-        line(buffer, CONNECTION.as_str(), b"close");
+        line(buffer, &CONNECTION, b"close");
     }
-    match length {
-        Length::None => {}
-        // A Vec takes all that it is given.
-        Length::Exact(length) => drop(write!(buffer, "content-length: {length}\r\n")),
-        Length::Chunked => line(buffer, TRANSFER_ENCODING.as_str(), b"chunked"),
-    }
+    length.write(buffer);
     buffer.extend_from_slice(b"\r\n");
 }
 
@@ -66,15 +50,10 @@ fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
-fn line(buffer: &mut Vec<u8>, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        buffer.extend_from_slice(part);
-    }
-}
-
 /// Writes what stands before a part of a body, which is not empty.
 pub fn before(buffer: &mut Vec<u8>, length: Length, part: &Bytes) {
     if length == Length::Chunked {
+        // A Vec takes all that it is given.
         let _ = write!(buffer, "{:x}\r\n", part.len());
     }
 }
@@ -102,7 +81,7 @@ mod tests {
     fn written(response: Response<()>, exact: Option<u64>, close: bool) -> String {
         let (parts, ()) = response.into_parts();
         let mut buffer = Vec::new();
-        head(&mut buffer, &parts, Length::of(parts.status, exact), close);
+        head(&mut buffer, &parts, super::length(parts.status, exact), close);
         String::from_utf8(buffer).unwrap()
     }
 

@@ -14,6 +14,7 @@ use openlambda_api::headers::{LOAD_METRICS, PACKAGES};
 
 use super::framing::{Chunked, Framing};
 use super::invalid;
+use crate::message::{Length, line};
 
 /// Headers of an answer.
 const MOST_HEADERS: usize = 100;
@@ -30,17 +31,6 @@ pub struct Outgoing<'a> {
     pub added: &'a [(HeaderName, HeaderValue)],
     /// Whether the agent shall say `100 Continue` when it takes the call.
     pub asks: bool,
-}
-
-/// How the end of a request's body is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
-    /// There is none.
-    None,
-    /// By its length.
-    Exact(u64),
-    /// Chunk by chunk.
-    Chunked,
 }
 
 impl Outgoing<'_> {
@@ -62,18 +52,8 @@ impl Outgoing<'_> {
         if self.asks {
             line(buffer, &EXPECT, b"100-continue");
         }
-        match length {
-            Length::None => {}
-            Length::Exact(length) => line(buffer, &CONTENT_LENGTH, length.to_string().as_bytes()),
-            Length::Chunked => line(buffer, &TRANSFER_ENCODING, b"chunked"),
-        }
+        length.write(buffer);
         buffer.extend_from_slice(b"\r\n");
-    }
-}
-
-fn line(buffer: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
-        buffer.extend_from_slice(part);
     }
 }
 

@@ -11,11 +11,9 @@ use hyper::header::HeaderValue;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::head::{Length, Outgoing};
+use super::head::Outgoing;
+use crate::message::{Length, TOGETHER};
 use crate::tail::Replay;
-
-/// A part of a body up to this size is copied behind the head: that costs less than to have the kernel gather both.
-const TOGETHER: usize = 8 << 10;
 
 /// What is to be written.
 #[derive(Default)]
